@@ -1,0 +1,97 @@
+"""The policy as one pure function: observation -> views -> embeddings -> DDIM -> actions in rad and gripper units."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from clamp_jax import checkpoint, diffusion
+from clamp_jax.data.transforms import denormalise
+from clamp_jax.geometry.aloha import WORKING_RANGE
+from clamp_jax.steps import Networks, embed, make_networks, see
+from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Observation
+
+DDIM_STEPS = 10  # usual at inference are 10 to 16 (ours)
+Act = Callable[[Any, Observation, ArrayLike], Array]
+
+
+class RunPolicy(NamedTuple):
+    """The policy of a training run."""
+
+    act: Act  # (params, observation, noise) -> actions
+    params: Any
+    networks: Networks
+    loaded: checkpoint.Loaded  # with config, statistics and step
+
+
+def make_policy(networks: Networks, *, steps: int = DDIM_STEPS) -> Act:
+    """act(params, observation of one moment, noise (50, 14)) -> actions (50, 14), absolute rad and gripper 0..1.
+
+    Pure: all randomness is in `noise`, standard normal. Batch it by jax.vmap(act, (None, 0, 0)); it exports with params as an
+    argument. Raises ValueError, when traced, for an observation of another shape than the networks were made for.
+    """
+
+    def act(params: Any, observation: Observation, noise: Float[ArrayLike, "t a"]) -> Float[Array, "t a"]:
+        check_shapes(networks, observation, noise)
+        one = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
+        # the subsample of the cloud is the same each time: what a policy does must not depend on hidden randomness
+        inputs = see(networks, one, jax.random.key(0)[None])
+        variables = {"params": params["policy"]}
+        memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embed(networks, params, inputs), method="encode")
+
+        def denoise(noisy: Array, timestep: Array) -> Array:
+            return networks.policy.apply(variables, memory, noisy, timestep, method="denoise")
+
+        return denormalise(diffusion.ddim(denoise, networks.schedule, jnp.asarray(noise)[None], steps)[0])
+
+    return act
+
+
+def check_shapes(networks: Networks, observation: Observation, noise: ArrayLike) -> None:
+    """Raise ValueError that names the field, its shape or type and what the networks expect; works on traced values."""
+    image = (len(CAMERAS), networks.sensor.height, networks.sensor.width)
+    expected = {
+        "rgb": ((*image, 3), np.uint8),
+        "depth_m": (image, np.float32),
+        "joints": ((ACTION_DIM,), np.float32),
+        "past_actions": ((HISTORY, ACTION_DIM), np.float32),
+        "past_mask": ((HISTORY,), np.bool_),
+    }
+    for name, (shape, dtype) in expected.items():
+        found = getattr(observation, name)
+        if np.shape(found) != shape or jnp.result_type(found) != dtype:
+            raise ValueError(
+                f"{name} is {jnp.result_type(found)}{list(np.shape(found))}, the policy takes {np.dtype(dtype).name}{list(shape)}; "
+                "give one observation (vmap for several) at the size the policy was trained with"
+            )
+    if np.shape(noise) != (CHUNK, ACTION_DIM):
+        raise ValueError(f"noise has shape {np.shape(noise)}, the policy takes ({CHUNK}, {ACTION_DIM}): one row a future command")
+
+
+def load_policy(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:
+    """The policy of a run's folder with its averaged weights; `step` of the checkpoint defaults to the newest.
+
+    Raises CheckpointError for a damaged checkpoint, ValueError when its normalisation is not this program's.
+    """
+    loaded = checkpoint.load_params(run, step=step)
+    check_working_range(loaded.statistics)
+    config = loaded.config
+    sections = {name: config[name] for name in ("model", "views", "sensor", "variant")}
+    networks = make_networks(**sections)
+    return RunPolicy(make_policy(networks, steps=steps), loaded.params, networks, loaded)
+
+
+def check_working_range(statistics: Mapping[str, Any]) -> None:
+    """Raise ValueError when weights were trained with another table of working ranges than this program normalises by."""
+    saved = np.asarray(statistics["working_range"])
+    if saved.shape != WORKING_RANGE.shape or not np.allclose(saved, WORKING_RANGE, atol=1e-9):
+        raise ValueError(
+            f"the weights were trained with the working range {saved.tolist()}, this program has {WORKING_RANGE.tolist()}; "
+            "use the version of the program that trained them"
+        )

@@ -1,0 +1,292 @@
+"""Batches as a pure function of (seed, step): which trajectories, which frames, and their arrays.
+
+Every data set has its own fixed slots in the batch. Each of its epochs is one permutation of its trajectories, cut into
+whole batches, so that a batch never holds two frames of one trajectory, at the border of two epochs either (frames of
+one trajectory are near-duplicates that the loss would call negatives). To resume, the step is all one needs to know.
+"""
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+
+from clamp_jax.data.prompts import WORKSPACE_HIGH, WORKSPACE_LOW, Tokenize, fitting_prompt, object_order
+from clamp_jax.data.records import Episode, Reader
+from clamp_jax.data.transforms import SIZES, Sizes, future_chunk, pad_geoms, pad_qpos, pad_tree, past_chunk
+from clamp_jax.structs import Batch, Calibration, Capacity, Geoms, ImageExample, Labels, Observation, SceneState, StateExample, Target, Tree
+
+TEXT_LENGTH = 77  # tokens of CLIP's text encoder
+CACHE_BYTES = 256 << 20  # decoded episodes kept in memory, for each data set
+_SPLIT_SEED = 2602  # fixed, so that a trajectory held out once is held out in every run
+
+
+class _Cache:
+    """Least recently used values of a function, up to a number of bytes; safe among threads."""
+
+    def __init__(self, make: Callable[[Any], Any], limit: int):
+        self._make, self._limit, self._bytes = make, limit, 0
+        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, key: Any) -> Any:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key][0]
+        value = self._make(key)
+        size = sum(np.asarray(x).nbytes for x in jax.tree.leaves(value) if not isinstance(x, str))
+        with self._lock:
+            if key not in self._values:
+                self._values[key], self._bytes = (value, size), self._bytes + size
+            while self._bytes > self._limit:
+                self._bytes -= self._values.popitem(last=False)[1][1]
+        return value
+
+
+def split(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the trajectories to train on and of those held out, a fraction of `count`; the same in every run.
+
+    Raises ValueError for a fraction outside [0, 1) and when nothing is left to train on.
+    """
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held-out fraction is {held_out}; expected 0 <= fraction < 1")
+    number = max(1, round(count * held_out)) if held_out else 0
+    if number >= count:
+        raise ValueError(f"holding out {held_out} of {count} trajectories leaves none to train on; lower it or add trajectories")
+    order = np.random.default_rng([_SPLIT_SEED, count]).permutation(count)
+    return np.sort(order[number:]), np.sort(order[:number])
+
+
+class Dataset:
+    """Some trajectories of a data set and their weight in a mixture; decoded ones are kept in memory, bounded."""
+
+    def __init__(self, reader: Reader, episodes: Sequence[int] | np.ndarray, *, weight: float = 1.0, cache_bytes: int = CACHE_BYTES):
+        self.reader, self.episodes, self.weight = reader, np.asarray(episodes, np.int64), weight
+        if len(self.episodes) == 0:
+            raise ValueError(f"{reader.directory}: no trajectory is left; choose another part or fraction")
+        if not weight > 0:
+            raise ValueError(f"{reader.directory}: weight is {weight}; expected a positive number (leave the data set out instead)")
+        self.episode: Callable[[int], Episode] = _Cache(reader.__getitem__, cache_bytes)
+        self.image = _Cache(lambda key: reader.frame(*key), cache_bytes)
+
+    @property
+    def kind(self) -> str:
+        return self.reader.kind
+
+    def frames(self, episode: int) -> int:
+        """Frames that examples can be made of: ticks of a state episode, images of a recorded one."""
+        return int((self.reader.ticks if self.kind == "state" else self.reader.frames)[episode])
+
+
+def open_dataset(directory: str | Path, *, part: str = "all", held_out: float = 0.1, weight: float = 1.0) -> Dataset:
+    """A folder's data set: its part "train", "held_out" (by trajectory, a fixed fraction) or "all"."""
+    reader = Reader(directory)
+    if part not in ("all", "train", "held_out"):
+        raise ValueError(f"part of {directory} is {part!r}; expected 'all', 'train' or 'held_out'")
+    if part == "all":
+        return Dataset(reader, np.arange(len(reader)), weight=weight)
+    return Dataset(reader, split(len(reader), held_out)[part == "held_out"], weight=weight)
+
+
+class ExampleMaker:
+    """Makes an example of a frame: padded tables, chunks of actions, tokens of its sentence."""
+
+    def __init__(
+        self,
+        tokenize: Tokenize,
+        *,
+        text_length: int = TEXT_LENGTH,
+        sizes: Sizes = SIZES,
+        calibration: Calibration | None = None,
+        low: Sequence[float] = WORKSPACE_LOW,
+        high: Sequence[float] = WORKSPACE_HIGH,
+    ):
+        self.tokenize, self.text_length, self.sizes, self.calibration = tokenize, text_length, sizes, calibration
+        self.low, self.high = low, high
+        self._tables = functools.lru_cache(maxsize=4096)(self._pad)
+
+    def example_at(
+        self, dataset: Dataset, episode: int, frame: int, *, trajectory: int | None = None, order_seed: Sequence[int] | None = None
+    ) -> StateExample | ImageExample:
+        """One example, numpy leaves: of tick `frame` of a state data set, or of image number `frame` of a recorded one.
+
+        `trajectory` is its id in the mixture (default: the episode's index); objects are named in the order of `order_seed`.
+        """
+        numbers = dataset.episode(episode)
+        tick = frame if dataset.kind == "state" else int(numbers.ticks[frame])
+        tokens = self.sentence(numbers, tick, numbers.object_positions[tick], order_seed)[1]
+        labels = Labels(tokens, np.int32(episode if trajectory is None else trajectory))
+        target, past = Target(*future_chunk(numbers.actions, tick)), past_chunk(numbers.actions, tick)
+        if dataset.kind == "state":
+            return self._state(dataset, episode, tick, (*past, labels, target))
+        image = dataset.image((episode, frame))
+        return ImageExample(Observation(image.rgb, image.depth_m, image.calibration, numbers.joints[tick], *past), labels, target)
+
+    def sentence(
+        self, episode: Episode, tick: int, positions_m: np.ndarray, order_seed: Sequence[int] | None = None
+    ) -> tuple[str, np.ndarray]:
+        """The prompt of a tick and its tokens, with objects at the given world positions (o, 3)."""
+        order = object_order(len(episode.object_names), order_seed)
+        names, progress = [episode.object_names[i] for i in order], float(episode.progress[tick])
+        bounds = {"low": self.low, "high": self.high}
+        fit = {"tokenize": self.tokenize, "length": self.text_length}
+        return fitting_prompt(episode.instruction, names, positions_m[order], progress, **fit, **bounds)
+
+    def _state(self, dataset: Dataset, episode: int, tick: int, rest: tuple) -> StateExample:
+        if self.calibration is None:
+            raise ValueError("a state data set needs the calibration of the cell that draws its images: aloha_calibration(height, width)")
+        numbers = dataset.episode(episode)
+        tree, geoms = self._tables(dataset, episode)
+        scene = SceneState(pad_qpos(numbers.qpos[tick], self.sizes.qpos), tree, geoms)
+        return StateExample(scene, self.calibration, numbers.joints[tick], *rest)
+
+    def _pad(self, dataset: Dataset, episode: int) -> tuple[Tree, Geoms]:
+        numbers = dataset.episode(episode)
+        return pad_tree(numbers.tree, self.sizes.bodies), pad_geoms(numbers.geom_types, numbers.geoms, self.sizes.geoms)
+
+
+def stack(examples: Sequence[Any]) -> Any:
+    """Examples along a new leading axis, numpy leaves; None of none."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples) if examples else None
+
+
+def slots_by_weight(weights: Sequence[float], batch: int) -> np.ndarray:
+    """Slots of each data set in a batch, by largest remainder; equal remainders go to the first."""
+    shares = np.asarray(weights, np.float64) / np.sum(weights) * batch
+    slots = np.floor(shares).astype(np.int64)
+    order = np.argsort(slots - shares, kind="stable")
+    slots[order[: batch - slots.sum()]] += 1
+    return slots
+
+
+@jax.jit
+def _fold(numbers: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(numbers[0]), numbers[1])
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers[2:])
+
+
+def example_keys(seed: int, step: int, indices: np.ndarray) -> jax.Array:
+    """Typed keys of a step's examples, fold_in(fold_in(key(seed), step), global index), (len(indices),)."""
+    # put explicitly: a training loop may forbid implicit transfers
+    return _fold(jax.device_put(np.concatenate([[seed, step], indices]).astype(np.uint32)))
+
+
+class Row(NamedTuple):
+    """One slot of a batch: which frame of which trajectory stands in it."""
+
+    slot: int  # global index in the batch
+    dataset: int
+    episode: int
+    frame: int
+
+
+class Batches:
+    """The batches of a mixture of data sets, by step; `batch_at(step)` is a pure function of (seed, step)."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        maker: ExampleMaker,
+        *,
+        batch: int,
+        seed: int,
+        shuffle_objects: bool = False,
+        process: tuple[int, int] = (0, 1),
+    ):
+        """Raises ValueError for slots that a data set cannot fill, a data set given twice, or rows that processes cannot share.
+
+        process is (index, count): process p takes rows p::count of the simulated examples and of the recorded ones.
+        """
+        self.datasets = sorted(datasets, key=lambda d: d.kind, reverse=True)  # simulated first, as Batch has them
+        self.maker, self.batch, self.seed, self.shuffle_objects, self.process = maker, batch, seed, shuffle_objects, process
+        if not datasets:
+            raise ValueError("no data set was given; name at least one")
+        self.slots = slots_by_weight([d.weight for d in self.datasets], batch)
+        self.first_slot = np.cumsum(self.slots) - self.slots
+        lengths = [len(d.reader) for d in self.datasets]
+        self._first_trajectory = np.cumsum(lengths) - lengths
+        self._order = functools.lru_cache(maxsize=64)(self._permutation)
+        self._check()
+
+    def _check(self) -> None:
+        if len({d.reader.fingerprint for d in self.datasets}) < len(self.datasets):
+            raise ValueError("a data set is given twice; a batch would hold two frames of one trajectory: give each once, with its weight")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed}; expected 0 <= seed < 2**31")
+        for dataset, slots in zip(self.datasets, self.slots, strict=True):
+            where, count = dataset.reader.directory, len(dataset.episodes)
+            if slots == 0:
+                raise ValueError(f"{where} has weight {dataset.weight}, which is no slot in a batch of {self.batch}; raise it or the batch")
+            if slots > count:
+                message = "a batch holds at most one frame of a trajectory: lower the batch, or make more trajectories"
+                raise ValueError(f"{where} has {slots} slots in a batch of {self.batch} but {count} trajectories; {message}")
+        for kind in ("state", "image"):
+            number = sum(s for d, s in zip(self.datasets, self.slots, strict=True) if d.kind == kind)
+            if number % self.process[1]:
+                raise ValueError(f"{number} {kind} examples a batch cannot be shared by {self.process[1]} processes; choose a multiple")
+
+    def _permutation(self, dataset: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, dataset, epoch]).permutation(self.datasets[dataset].episodes)
+
+    def rows(self, step: int) -> list[Row]:
+        """What stands in every slot of the global batch of a step, without reading a record."""
+        where = np.random.default_rng([self.seed, step]).random(self.batch)
+        rows = []
+        for i, (dataset, slots) in enumerate(zip(self.datasets, self.slots, strict=True)):
+            epoch, number = divmod(step, len(dataset.episodes) // slots)
+            chosen = self._order(i, epoch)[number * slots : (number + 1) * slots]
+            for slot, episode in enumerate(chosen.tolist(), self.first_slot[i]):
+                rows.append(Row(int(slot), i, episode, int(where[slot] * dataset.frames(episode))))
+        return rows
+
+    def _own(self, rows: list[Row], kind: str) -> list[Row]:
+        index, count = self.process
+        return [row for row in rows if self.datasets[row.dataset].kind == kind][index::count]
+
+    def _example(self, step: int, row: Row) -> StateExample | ImageExample:
+        order = (self.seed, step, row.slot) if self.shuffle_objects else None
+        trajectory = int(self._first_trajectory[row.dataset]) + row.episode
+        return self.maker.example_at(self.datasets[row.dataset], row.episode, row.frame, trajectory=trajectory, order_seed=order)
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of a step (this process's rows of it): numpy leaves, keys of the global index."""
+        rows = self.rows(step)
+        states, images = self._own(rows, "state"), self._own(rows, "image")
+        keys = example_keys(self.seed, step, np.array([row.slot for row in states + images]))
+        return Batch(*(stack([self._example(step, row) for row in part]) for part in (states, images)), keys)
+
+    def iterate(self, start_step: int = 0, *, stop_step: int = 2**31 - 1, threads: int = 2, ahead: int = 4) -> Iterator[Batch]:
+        """Batches from `start_step` on, made ahead by grain in threads, at most `ahead` of them waiting.
+
+        Threads, not processes: grain's workers outlive a killed parent and leave shared memory behind.
+        """
+        steps = grain.MapDataset.range(start_step, stop_step).map(self.batch_at)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+
+
+def make_batches(
+    datasets: Sequence[Dataset],
+    *,
+    batch: int,
+    seed: int,
+    tokenize: Tokenize,
+    start_step: int = 0,
+    calibration: Calibration | None = None,
+    text_length: int = TEXT_LENGTH,
+    capacity: Capacity = SIZES.geoms,
+    bodies: int = SIZES.bodies,
+    qpos: int = SIZES.qpos,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Batches of a mixture of data sets from `start_step` on: `Batches` and `ExampleMaker` with their usual options."""
+    maker = ExampleMaker(tokenize, text_length=text_length, sizes=Sizes(bodies, qpos, capacity), calibration=calibration)
+    batches = Batches(datasets, maker, batch=batch, seed=seed, process=(process_index, process_count))
+    return batches.iterate(start_step, threads=threads)

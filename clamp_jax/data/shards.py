@@ -1,0 +1,79 @@
+"""Array-record files: numbered shards of a folder, written whole or not at all, read at random with errors that name them."""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+# One record a chunk, so that a random read decompresses nothing else; zstd 3: half of zstd 1's gain again for little time.
+WRITER_OPTIONS = "group_size:1,zstd:3"
+READER_OPTIONS = "readahead_buffer_size:0"  # reads are random: reading ahead would cost 16 MB a shard
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ShardWriter:
+    """Numbered array-record files of one kind of record, each written to a temporary name and renamed when full."""
+
+    def __init__(self, directory: Path, stem: str, limit: int):
+        self.directory, self.stem, self.limit = directory, stem, limit
+        self.shards: list[dict[str, Any]] = []
+        self._writer: Any = None
+        self._count = 0
+
+    @property
+    def _name(self) -> str:
+        return f"{self.stem}-{len(self.shards):05d}.array_record"
+
+    def write(self, record: bytes) -> None:
+        if self._writer is None:
+            self._writer, self._count = ArrayRecordWriter(str(self.directory / f"{self._name}.tmp"), WRITER_OPTIONS), 0
+        self._writer.write(record)
+        self._count += 1
+        if self._count == self.limit:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        name, path = self._name, self.directory / f"{self._name}.tmp"
+        self.shards.append({"name": name, "records": self._count, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
+        path.rename(self.directory / name)
+
+
+class ShardReader:
+    """Random access to the records of a list of shards; errors name the shard."""
+
+    def __init__(self, directory: Path, shards: list[dict[str, Any]]):
+        self.directory, self.shards = directory, shards
+        self.ends = np.cumsum([shard["records"] for shard in shards])
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        for shard in shards:
+            self._check_size(shard)
+
+    def _check_size(self, shard: dict[str, Any]) -> None:
+        path = self.directory / shard["name"]
+        found = path.stat().st_size if path.exists() else None
+        if found != shard["bytes"]:
+            raise ValueError(f"shard {path} has {found} bytes (None: missing); expected {shard['bytes']}: restore it or make it again")
+
+    def read(self, index: int) -> bytes:
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        shard = self.shards[number]
+        with self._lock:
+            if number not in self._readers:
+                self._readers[number] = ArrayRecordReader(str(self.directory / shard["name"]), READER_OPTIONS)
+        try:
+            return self._readers[number].read([index - int(self.ends[number]) + shard["records"]])[0]
+        except (RuntimeError, IndexError) as error:
+            message = f"shard {self.directory / shard['name']} cannot be read at record {index} ({error}); restore it or make it again"
+            raise ValueError(message) from error

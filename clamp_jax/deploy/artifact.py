@@ -1,0 +1,247 @@
+"""Writes a policy as a folder that a computer without training code runs; `loader.py` beside this file reads it.
+
+    policy.stablehlo      jax.export for cpu, cuda and tpu, batch size symbolic: f(weights, inputs) -> {"actions": (b, 50, 14)}
+    weights.safetensors   the arguments `weights`, flat; closed-over weights would make the program as large as they are
+    spec.json             inputs, cameras, calibration, limits, statistics, instruction, versions, date
+    example.safetensors   one input and the actions that the writing machine got for it
+    loader.py             a copy of the reader: needs jax, numpy and flatbuffers
+    manifest.json         SHA-256 of each file
+"""
+
+import datetime
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from clamp_jax.deploy import loader
+from clamp_jax.deploy.loader import Policy, check_instruction, load_artifact  # noqa: F401 - the readers' public names
+from clamp_jax.geometry import aloha
+from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, CONTROL_HZ, HISTORY, Calibration, Observation
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# jax promises that an export loads with the jax of six months later (jax.export's compatibility guarantee)
+PROMISE = datetime.timedelta(days=182)
+
+_SAFETENSORS_NAMES = {np.dtype(text): name for name, text in loader._SAFETENSORS.items()} | {np.dtype(jnp.bfloat16): "BF16"}
+
+
+class Description(NamedTuple):
+    """What stands in the specification beside the weights."""
+
+    instruction: str  # the policy takes no text: a request with another instruction is refused
+    height: int  # pixels of the camera images
+    width: int
+    calibration: Calibration  # of the cell it is meant for; a request may bring its own
+    statistics: dict  # JSON: {"working_range": (14, 2), ...}, bound to the weights by hash
+    training: dict  # JSON: what made these weights (task, preset, steps, checkpoint's hash)
+
+
+def write_artifact(
+    folder: str | Path,
+    act: Callable,
+    params: Any,
+    description: Description,
+    *,
+    example: Observation | None = None,
+    today: datetime.date | None = None,
+) -> Path:
+    """Export `act(params, observation, noise (50, 14)) -> actions (50, 14)` into `folder`, which must not exist.
+
+    The noise is drawn inside from the input `seed`. Written to a temporary folder beside it and renamed: nothing half-written
+    is ever seen under the name. Raises FileExistsError, or ValueError when the example's actions are not finite.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; artifacts are never overwritten: remove it or choose another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(temporary, act, params, description, example=example, today=today or datetime.date.today())
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write(folder: Path, act: Callable, params: Any, description: Description, *, example: Observation | None, today) -> None:
+    weights = flatten(params)
+    spec = make_spec(weights, description, today=today)
+    function = policy_function(act, params, description.calibration)
+    exported = export(function, weights, spec)
+    (folder / "policy.stablehlo").write_bytes(exported.serialize())
+    metadata = {"statistics_sha256": loader.statistics_hash(spec["statistics"])}
+    write_safetensors(folder / "weights.safetensors", weights, metadata)
+    (folder / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True, allow_nan=False))
+    inputs = observation_inputs(example, seed=0) if example is not None else example_inputs(spec)
+    actions = Policy(exported, weights, spec)(inputs)["actions"]
+    write_safetensors(folder / "example.safetensors", inputs | {"actions": actions}, {})
+    shutil.copyfile(loader.__file__, folder / "loader.py")
+    manifest = {path.name: loader.sha256(path) for path in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def policy_function(act: Callable, params: Any, calibration: Calibration) -> Callable:
+    """f(weights: flat dict, inputs: flat dict of batched arrays) -> {"actions": (b, 50, 14)}, of the policy for one example."""
+    structure = jax.tree.structure(params)
+    names = list(flatten(params))
+    mount = jnp.asarray(calibration.mount)
+
+    def one(tree: Any, inputs: dict) -> jax.Array:
+        noise = jax.random.normal(jax.random.key(inputs["seed"]), (CHUNK, ACTION_DIM))
+        return act(tree, _observation(inputs, mount), noise)
+
+    def function(weights: dict, inputs: dict) -> dict:
+        tree = jax.tree.unflatten(structure, [weights[name] for name in names])
+        return {"actions": jax.vmap(one, in_axes=(None, 0))(tree, inputs)}
+
+    return function
+
+
+def _observation(inputs: dict, mount: jax.Array) -> Observation:
+    calibration = Calibration(inputs["intrinsics"], inputs["parent_from_camera"], mount, inputs["world_from_base"])
+    images = {name: inputs[name] for name in ("rgb", "depth_m", "joints", "past_actions", "past_mask")}
+    return Observation(calibration=calibration, **images)
+
+
+def export(function: Callable, weights: dict, spec: dict) -> jax.export.Exported:
+    """jax.export of `function` for PLATFORMS with a symbolic batch `b` in every input."""
+    (batch,) = jax.export.symbolic_shape("b")
+    weight_shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in weights.items()}
+    inputs = {n: jax.ShapeDtypeStruct((batch, *e["shape"][1:]), np.dtype(e["dtype"])) for n, e in spec["inputs"].items()}
+    return jax.export.export(jax.jit(function), platforms=PLATFORMS)(weight_shapes, inputs)
+
+
+def flatten(params: Any) -> dict[str, np.ndarray]:
+    """Parameter tree -> {"path/of/leaf": array}, in the tree's order; ValueError at two leaves of one name."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    flat = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    if len(flat) != len(leaves):
+        raise ValueError(f"parameter tree has {len(leaves)} leaves but {len(flat)} names; names must not contain '/'")
+    return flat
+
+
+def make_spec(weights: dict, description: Description, *, today: datetime.date) -> dict:
+    """The specification as JSON values: everything that a robot's computer must know to ask this policy for actions."""
+    calibration = {n: np.asarray(v, np.float64).tolist() for n, v in description.calibration._asdict().items() if n != "mount"}
+    return {
+        "format": loader.FORMAT,
+        "date": today.isoformat(),
+        "loads_until": (today + PROMISE).isoformat(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+        "platforms": list(PLATFORMS),
+        "instruction": description.instruction,
+        "cameras": list(CAMERAS),
+        "image_size": [description.height, description.width],
+        "calibration": calibration | {"mount": np.asarray(description.calibration.mount).tolist()},
+        "inputs": input_spec(description.height, description.width),
+        "outputs": {"actions": {"shape": ["b", CHUNK, ACTION_DIM], "dtype": "float32", "unit": "rad; gripper 0 closed, 1 open"}},
+        "control_hz": CONTROL_HZ,
+        "chunk": CHUNK,
+        "history": HISTORY,
+        "limits": _limits(),
+        "statistics": description.statistics,
+        "training": description.training,
+        "weights": {name: [list(array.shape), str(array.dtype)] for name, array in weights.items()},
+    }
+
+
+def _limits() -> dict:
+    return {
+        "joints": list(aloha.ARM_JOINTS),
+        "joint_limits_rad": aloha.JOINT_LIMITS.tolist(),
+        "finger_limits_m": list(aloha.FINGER_LIMITS),
+        "gripper_closed_open_m": [aloha.GRIPPER_CLOSED_M, aloha.GRIPPER_OPEN_M],
+        "working_range": aloha.WORKING_RANGE.tolist(),
+    }
+
+
+def input_spec(height: int, width: int) -> dict:
+    """Name -> shape, dtype, unit, frame, axes and rule of each input of the exported function."""
+    k = len(CAMERAS)
+    cell = "world: origin at the table's centre 0.030 m below its top, x to the right arm, z up"
+    camera = "cameras in the order of `cameras`"
+    rows = {
+        "rgb": ((k, height, width, 3), "uint8", "0..255, R first", "image", f"{camera}, rows, columns, RGB", "image"),
+        "depth_m": ((k, height, width), "float32", "m along the axis, 0 = no measurement", "camera", f"{camera}, rows, columns", "depth"),
+        "intrinsics": ((k, 4), "float32", "pixels, centres at +0.5", "image", f"{camera}; fx, fy, cx, cy", "intrinsics"),
+        "parent_from_camera": (
+            (k, 4, 4),
+            "float32",
+            "m; OpenCV axes (x right, y down, z forward)",
+            f"{cell}; for a wrist camera the body gripper_link of its arm",
+            f"{camera}; rigid transform",
+            "rigid",
+        ),
+        "world_from_base": ((2, 4, 4), "float32", "m", cell, "left, right; rigid transform of base_link", "rigid"),
+        "joints": ((ACTION_DIM,), "float32", "rad; gripper 0 closed, 1 open", "joint", "left 6, gripper, right 6, gripper", "finite"),
+        "past_actions": ((HISTORY, ACTION_DIM), "float32", "as actions", "joint", "commands as executed, oldest first", "finite"),
+        "past_mask": ((HISTORY,), "bool", "False before the start of the episode", "-", "as past_actions", "mask"),
+        "seed": ((), "uint32", "-", "-", "of the sampler's noise", "seed"),
+    }
+    keys = ("shape", "dtype", "unit", "frame", "axes", "rule")
+    return {name: dict(zip(keys, (["b", *row[0]], *row[1:]), strict=True)) for name, row in rows.items()}
+
+
+def observation_inputs(observation: Observation, *, seed: int) -> dict:
+    """The exported function's inputs, batch 1, of one observation (numpy or jax arrays)."""
+    values = observation._asdict() | observation.calibration._asdict() | {"seed": seed}
+    inputs = input_spec(*np.shape(observation.rgb)[1:3])
+    return {name: np.asarray(values[name], entry["dtype"])[None] for name, entry in inputs.items()}
+
+
+def example_inputs(spec: dict, seed: int = 0) -> dict:
+    """A made-up but plausible input, batch 1: noise images, depth 0.3 to 1 m, the arms at home, the artifact's calibration."""
+    rng = np.random.default_rng(seed)
+    shape = (1, len(spec["cameras"]), *spec["image_size"])
+    home = np.tile(aloha.HOME_COMMAND, 2)
+    calibration = {n: np.asarray(spec["calibration"][n], np.float32)[None] for n in ("intrinsics", "parent_from_camera", "world_from_base")}
+    return calibration | {
+        "rgb": rng.integers(0, 256, (*shape, 3), np.uint8),
+        "depth_m": rng.uniform(0.3, 1.0, shape).astype(np.float32),
+        "joints": home[None].astype(np.float32),
+        "past_actions": np.tile(home, (1, HISTORY, 1)).astype(np.float32),
+        "past_mask": np.ones((1, HISTORY), bool),
+        "seed": np.full(1, seed, np.uint32),
+    }
+
+
+def verify_artifact(folder: str | Path, *, tolerance: float = 1e-4) -> dict:
+    """Check every hash, run the stored example and compare: {"files", "difference", "tolerance", "jax", "loads_until"}.
+
+    `tolerance` in rad (ours: the same program on another machine differs in its last bits); ValueError when it is passed.
+    """
+    policy = load_artifact(folder)
+    stored, _ = loader.read_safetensors(Path(folder) / "example.safetensors")
+    expected = stored.pop("actions")
+    difference = float(np.abs(policy(stored)["actions"] - expected).max())
+    if not difference <= tolerance:
+        raise ValueError(f"{folder}: the stored example's actions differ by {difference:.3g}, at most {tolerance:.3g} is expected here")
+    report = {"files": sorted(loader.verify_files(Path(folder))), "difference": difference, "tolerance": tolerance}
+    return report | {"jax": jax.__version__, "loads_until": policy.spec["loads_until"]}
+
+
+def write_safetensors(path: Path, arrays: dict, metadata: dict) -> None:
+    """Write name -> array as a safetensors file (the published layout), header padded to 8 bytes, little endian."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset, blocks = 0, []
+    for name, array in arrays.items():
+        block = np.ascontiguousarray(array).tobytes()
+        entry = {"dtype": _SAFETENSORS_NAMES[array.dtype], "shape": list(array.shape)}
+        header[name] = entry | {"data_offsets": [offset, offset + len(block)]}
+        offset += len(block)
+        blocks.append(block)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.writelines(blocks)

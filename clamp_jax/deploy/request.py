@@ -1,0 +1,150 @@
+"""A client's message -> the inputs of an artifact, every value checked against its specification. Numpy only.
+
+    images         {camera: (h, w, 3) uint8}          depth_m     {camera: (h, w) float32, m}
+    state          (14,)                              past_actions (50, 14), past_mask (50,)
+    calibration_id the metadata's, or calibration = {"intrinsics": {camera: (4,)}, "parent_from_camera": {camera: (4, 4)},
+                                                     "world_from_base": (2, 4, 4)}
+    optional: prompt, seed, request_id, client_time, protocol_version
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from clamp_jax.deploy.loader import check_input, check_instruction
+from clamp_jax.deploy.protocol import PROTOCOL_VERSION
+
+REQUIRED = ("images", "depth_m", "state", "past_actions", "past_mask")
+OPTIONAL = ("calibration", "calibration_id", "prompt", "seed", "request_id", "client_time", "protocol_version")
+CALIBRATION = ("intrinsics", "parent_from_camera", "world_from_base")
+_VECTORS = {"state": "joints", "past_actions": "past_actions", "past_mask": "past_mask"}
+
+
+class Request(NamedTuple):
+    """A checked request."""
+
+    inputs: dict  # of the artifact, batch 1
+    echo: dict  # request_id and client_time, sent back as they came
+
+
+def calibration_id(spec: dict) -> str:
+    """Short hash of the artifact's own calibration: a client that has checked it need not send the matrices each time."""
+    return hashlib.sha256(json.dumps(spec["calibration"], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def metadata(spec: dict) -> dict:
+    """What a server tells on connect: the specification without the list of weights, and the protocol."""
+    told = {name: value for name, value in spec.items() if name not in ("weights", "statistics", "training")}
+    told["calibration"] = {name: np.asarray(value, np.float32) for name, value in spec["calibration"].items()}
+    return told | {"protocol_version": PROTOCOL_VERSION, "calibration_id": calibration_id(spec)}
+
+
+def check_request(message: object, spec: dict) -> Request:
+    """Turn a decoded message into inputs; ValueError lists missing and unknown names, or names the value that is wrong."""
+    check_names(message, spec)
+    check_options(message, spec)
+    values = {"rgb": _stack(message, "images", spec), "depth_m": _stack(message, "depth_m", spec)}
+    values |= {ours: _small(message[theirs], theirs) for theirs, ours in _VECTORS.items()}
+    values |= _calibration(message, spec) | {"seed": np.asarray(message.get("seed", 0), np.uint32)}
+    inputs = {name: np.asarray(value)[None] for name, value in values.items()}
+    for name, array in inputs.items():
+        check_input(name, array, spec)
+    return Request(inputs, {name: message[name] for name in ("request_id", "client_time") if name in message})
+
+
+def check_names(message: object, spec: dict) -> None:
+    """ValueError listing every name that is missing, cameras included, or unknown."""
+    if not isinstance(message, dict):
+        raise ValueError(f"request is {type(message).__name__}; expected a map with {', '.join(REQUIRED)}")
+    missing = [name for name in REQUIRED if name not in message]
+    if "calibration" not in message and "calibration_id" not in message:
+        missing.append("calibration or calibration_id")
+    for group in ("images", "depth_m"):
+        if group in message:
+            missing += [f"{group}/{camera}" for camera in _missing_cameras(message[group], group, spec)]
+    unknown = [str(name)[:40] for name in message if name not in REQUIRED + OPTIONAL][:8]
+    if missing or unknown:
+        raise ValueError(f"request lacks {missing or 'nothing'}, has unknown {unknown or 'nothing'}; see the metadata's `inputs`")
+
+
+def _missing_cameras(group: object, name: str, spec: dict) -> list[str]:
+    if not isinstance(group, dict):
+        raise ValueError(f"'{name}' is {type(group).__name__}; expected a map of the cameras {spec['cameras']}")
+    unknown = [str(camera)[:40] for camera in group if camera not in spec["cameras"]][:8]
+    if unknown:
+        raise ValueError(f"'{name}' has unknown cameras {unknown}; expected {spec['cameras']}")
+    return [camera for camera in spec["cameras"] if camera not in group]
+
+
+def check_options(message: dict, spec: dict) -> None:
+    """ValueError when prompt, seed, protocol version, request id, client time or calibration id is not acceptable."""
+    if "prompt" in message:
+        check_instruction(message["prompt"], spec)
+    if message.get("protocol_version", PROTOCOL_VERSION) != PROTOCOL_VERSION:
+        raise ValueError(f"protocol_version is {message['protocol_version']!r}, this server speaks {PROTOCOL_VERSION}; update the client")
+    seed = message.get("seed", 0)
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {str(seed)[:40]}; expected an integer in 0..{2**32 - 1}")
+    for name in ("request_id", "client_time"):
+        value = message.get(name, 0)
+        if not isinstance(value, int | float | str) or (isinstance(value, str) and len(value) > 64):
+            raise ValueError(f"{name} is {type(value).__name__}; expected a number or a string of at most 64 characters")
+    known = calibration_id(spec)
+    if "calibration" not in message and message.get("calibration_id") != known:
+        raise ValueError(f"calibration_id is {str(message.get('calibration_id'))[:40]!r}, the artifact's is {known!r}; send `calibration`")
+
+
+def _stack(message: dict, group: str, spec: dict) -> np.ndarray:
+    """Images of all cameras, in the artifact's order."""
+    name = {"images": "rgb"}.get(group, group)
+    shape = tuple(spec["inputs"][name]["shape"][2:])
+    images = [message[group][camera] for camera in spec["cameras"]]
+    for camera, image in zip(spec["cameras"], images, strict=True):
+        _check_image(f"{group}/{camera}", image, shape, spec["inputs"][name])
+    return np.stack(images)
+
+
+def _check_image(name: str, image: object, shape: tuple, expected: dict) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"'{name}' is {type(image).__name__}; expected an array of shape {shape}")
+    if "depth" in name and image.dtype == np.uint16:
+        raise ValueError(f"'{name}' is uint16; pass metres as float32: raw depth times the camera's unit (a D405's is 0.0001)")
+    if image.dtype != np.dtype(expected["dtype"]) or image.shape != shape:
+        raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected {expected['dtype']} {shape}: {expected['unit']}")
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        raise ValueError(f"'{name}' has {int((~np.isfinite(image)).sum())} values not finite; expected 0 where nothing was measured")
+
+
+def _small(value: object, name: str) -> np.ndarray:
+    """A vector or matrix; float64 is rounded, since that is what numpy makes of a list."""
+    if not isinstance(value, np.ndarray | list):
+        raise ValueError(f"'{name}' is {type(value).__name__}; expected an array")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"'{name}' is a ragged list; expected an array") from None
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _calibration(message: dict, spec: dict) -> dict:
+    if "calibration" not in message:
+        return {name: np.asarray(spec["calibration"][name], np.float32) for name in CALIBRATION}
+    sent = message["calibration"]
+    found = sorted(map(str, sent)) if isinstance(sent, dict) else type(sent).__name__
+    if found != sorted(CALIBRATION):
+        raise ValueError(f"'calibration' has {str(found)[:120]}; expected {list(CALIBRATION)}")
+    return {name: _per_camera(sent[name], name, spec) for name in CALIBRATION}
+
+
+def _per_camera(value: object, name: str, spec: dict) -> np.ndarray:
+    if not isinstance(value, dict):
+        return _small(value, f"calibration/{name}")
+    missing = _missing_cameras(value, f"calibration/{name}", spec)
+    if missing:
+        raise ValueError(f"'calibration/{name}' lacks the cameras {missing}; expected {spec['cameras']}")
+    arrays = [_small(value[camera], f"calibration/{name}/{camera}") for camera in spec["cameras"]]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(f"'calibration/{name}' has shapes {[array.shape for array in arrays]}; expected the same for every camera")
+    return np.stack(arrays)

@@ -1,0 +1,154 @@
+"""Pre-LN transformer blocks, the same for every network here: no dropout, no mutable collections."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from clamp_jax.models.position import STRING_KINDS, StringPosition, check_kind
+
+
+class TransformerConfig(NamedTuple):
+    """Size and switches of a stack of blocks."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    position: str = "none"  # models.position.KINDS
+    causal: bool = False
+    activation: str = "gelu"  # "gelu" or "quick_gelu" (CLIP's)
+    remat: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
+    implementation: str | None = None  # of jax.nn.dot_product_attention: None chooses; "xla" is what exports
+    dtype: str = "float32"  # of the computation; parameters are float32
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The activation function called `name`; ValueError if there is none."""
+    table = {"gelu": nn.gelu, "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu}
+    if name not in table:
+        raise ValueError(f"activation is {name!r}; expected one of {', '.join(table)}")
+    return table[name]
+
+
+def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
+    """LayerNorm with CLIP's epsilon."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name=name)
+
+
+class Mlp(nn.Module):
+    """Two layers with an activation between them: (..., c) to (..., width)."""
+
+    hidden: int
+    width: int
+    activation: str = "gelu"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[ArrayLike, "... c"]) -> Float[Array, "... width"]:
+        x = activation(self.activation)(nn.Dense(self.hidden, dtype=self.dtype, name="up")(x))
+        return nn.Dense(self.width, dtype=self.dtype, name="down")(x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x to itself, or to `memory` (cross-attention, which takes no positions)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n w"],
+        *,
+        mask: Bool[ArrayLike, "b m"] | None = None,
+        positions_m: Float[ArrayLike, "b n 3"] | None = None,
+        memory: Float[Array, "b m u"] | None = None,
+    ) -> Float[Array, "b n w"]:
+        """Attend to the tokens where `mask` is True; a row that sees nothing gets their plain mean, never NaN."""
+        source = x if memory is None else memory
+        query, key, value = self._project(x, "query"), self._project(source, "key"), self._project(source, "value")
+        if positions_m is not None and memory is None and self.config.position in STRING_KINDS:
+            query, key = StringPosition(self.config.position, name="string")(query, key, positions_m)
+        out = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=None if mask is None else jnp.asarray(mask)[:, None, None, :],
+            is_causal=self.config.causal and memory is None,
+            implementation=self.config.implementation,
+        )
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.config.dtype, name="out")(out)
+
+    def _project(self, x: jax.Array, name: str) -> jax.Array:
+        width, heads = self.config.width, self.config.heads
+        if width % heads:
+            raise ValueError(f"width {width} does not divide into {heads} heads; pass a multiple")
+        return nn.DenseGeneral((heads, width // heads), dtype=self.config.dtype, name=name)(x)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention if `memory` is given, MLP; each after a LayerNorm and added to the stream."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n w"],
+        *,
+        mask: Bool[ArrayLike, "b n"] | None = None,
+        positions_m: Float[ArrayLike, "b n 3"] | None = None,
+        memory: Float[Array, "b m u"] | None = None,
+        memory_mask: Bool[ArrayLike, "b m"] | None = None,
+    ) -> Float[Array, "b n w"]:
+        config = self.config
+        normed = layer_norm(config, "norm_self")(x)
+        x = x + Attention(config, name="self")(normed, mask=mask, positions_m=positions_m)
+        if memory is not None:
+            normed = layer_norm(config, "norm_cross")(x)
+            x = x + Attention(config, name="cross")(normed, mask=memory_mask, memory=memory)
+        hidden = round(config.width * config.mlp_ratio)
+        return x + Mlp(hidden, config.width, config.activation, config.dtype, name="mlp")(layer_norm(config, "norm_mlp")(x))
+
+
+class Transformer(nn.Module):
+    """`depth` blocks and a last LayerNorm."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n w"],
+        *,
+        mask: Bool[ArrayLike, "b n"] | None = None,
+        positions_m: Float[ArrayLike, "b n 3"] | None = None,
+        memory: Float[Array, "b m u"] | None = None,
+        memory_mask: Bool[ArrayLike, "b m"] | None = None,
+    ) -> Float[Array, "b n w"]:
+        check_kind(self.config.position)
+        block = nn.remat(Block) if self.config.remat else Block
+        for index in range(self.config.depth):
+            layer = block(self.config, name=f"block_{index}")
+            x = layer(x, mask=mask, positions_m=positions_m, memory=memory, memory_mask=memory_mask)
+        return layer_norm(self.config, "norm")(x)
+
+
+class AttentionPool(nn.Module):
+    """MAP head: a learned probe attends to the tokens, then an MLP (arXiv 2106.04560's pooling): (b, n, w) to (b, w)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n w"], mask: Bool[ArrayLike, "b n"] | None = None) -> Float[Array, "b w"]:
+        config = self.config
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, config.width))
+        probe = jnp.broadcast_to(probe, (x.shape[0], 1, config.width)).astype(x.dtype)
+        pooled = Attention(config, name="cross")(probe, mask=mask, memory=x)
+        hidden = round(config.width * config.mlp_ratio)
+        mlp = Mlp(hidden, config.width, config.activation, config.dtype, name="mlp")
+        return (pooled + mlp(layer_norm(config, "norm")(pooled)))[:, 0]

@@ -1,0 +1,141 @@
+"""Diffusion policy network in ALOHA Unleashed's shape (arXiv 2410.13126), with CLAMP's two embeddings as tokens.
+
+Encoder: image embedding, action embedding, feature maps of each RGB image, proprioception. Decoder: the noisy chunk, which
+attends to the encoder's output and the diffusion timestep. `encode` and `denoise` are apart: sampling encodes once.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from clamp_jax.models.attention import Mlp, Transformer, TransformerConfig
+from clamp_jax.models.resnet import ResNet, ResNetConfig
+from clamp_jax.structs import ACTION_DIM, CHUNK
+
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which ported ResNets expect
+
+
+class PolicyConfig(NamedTuple):
+    """Sizes of the policy."""
+
+    encoder: TransformerConfig
+    decoder: TransformerConfig
+    resnet: ResNetConfig
+    backbones: tuple[int, ...] = (0, 0, 0, 0)  # which ResNet sees each camera: all one, or one each, or in groups
+    use_embeddings: bool = True  # False: without CLAMP's two tokens, the baselines
+    diffusion_steps: int = 50
+    timestep_in_chunk: bool = False  # ours: the timestep is added to the chunk's tokens as well, which small networks learn faster
+
+
+def sinusoids_2d(height: int, width: int, channels: int) -> np.ndarray:
+    """Sines and cosines of the row and the column of each pixel, (height, width, channels), half for each (as DETR's)."""
+    quarter = -(-channels // 4)
+    frequency = np.geomspace(1.0, 1e-4, quarter)
+    rows, columns = np.arange(height)[:, None, None] * frequency, np.arange(width)[None, :, None] * frequency
+    rows, columns = np.broadcast_to(rows, (height, width, quarter)), np.broadcast_to(columns, (height, width, quarter))
+    return np.concatenate([np.sin(rows), np.cos(rows), np.sin(columns), np.cos(columns)], -1)[..., :channels].astype(np.float32)
+
+
+def normalise_rgb(rgb: UInt8[ArrayLike, "... 3"]) -> Float[Array, "... 3"]:
+    """uint8 RGB to floats of about unit size, by ImageNet's mean and deviation."""
+    scale = 1 / (255 * np.asarray(RGB_STD, np.float32))
+    offset = np.asarray(RGB_MEAN, np.float32) / np.asarray(RGB_STD, np.float32)
+    rgb = jnp.asarray(rgb).astype(jnp.float32)
+    lead = (1,) * (rgb.ndim - 1)
+    return rgb * scale.reshape(*lead, 3) - offset.reshape(*lead, 3)
+
+
+class PolicyNet(nn.Module):
+    """Predicts the noise in a noisy chunk of normalised actions, given what is observed."""
+
+    config: PolicyConfig
+
+    def setup(self):
+        config, width = self.config, self.config.encoder.width
+        init, dtype = nn.initializers.normal(0.02), config.encoder.dtype
+        self.resnets = [ResNet(config.resnet) for _ in range(max(config.backbones) + 1)]
+        self.feature_projection = nn.Dense(width, dtype=dtype)
+        self.camera = self.param("camera", init, (len(config.backbones), width))
+        self.proprioception = Mlp(width, width, dtype=dtype)
+        if config.use_embeddings:
+            self.image_token, self.action_token = nn.Dense(width, dtype=dtype), nn.Dense(width, dtype=dtype)
+        self.encoder = Transformer(config.encoder)
+        self.noisy_actions = Mlp(config.decoder.width, config.decoder.width, dtype=dtype)
+        self.time = self.param("time", init, (CHUNK, config.decoder.width))
+        self.timestep = nn.Dense(config.decoder.width, dtype=dtype)
+        self.memory_projection = nn.Dense(config.decoder.width, dtype=dtype)
+        self.decoder = Transformer(config.decoder)
+        self.head = Mlp(config.decoder.width, ACTION_DIM)
+
+    def encode(
+        self,
+        rgb: UInt8[ArrayLike, "b k h w 3"],
+        joints: Float[ArrayLike, "b a"],
+        image_embedding: Float[ArrayLike, "b d"] | None,
+        action_embedding: Float[ArrayLike, "b d"] | None,
+    ) -> Float[Array, "b m width"]:
+        """Memory that `denoise` attends to; joints normalised to [-1, 1], embeddings None where the policy uses none."""
+        tokens = [self._features(rgb), self.proprioception(joints)[:, None]]
+        tokens += self._embeddings(image_embedding, action_embedding)
+        x = self.encoder(jnp.concatenate(tokens, axis=1))
+        return self.memory_projection(x)
+
+    def denoise(
+        self,
+        memory: Float[Array, "b m width"],
+        noisy: Float[ArrayLike, "b t a"],
+        timestep: Int[ArrayLike, "b"],
+    ) -> Float[Array, "b t a"]:
+        """Predicted noise of a noisy chunk (b, 50, 14) at diffusion timesteps 0 .. steps - 1."""
+        step = self.timestep(jax.nn.one_hot(timestep, self.config.diffusion_steps))[:, None]
+        x = self.noisy_actions(noisy) + self.time[None].astype(memory.dtype)
+        if self.config.timestep_in_chunk:
+            x = x + step
+        x = self.decoder(x, memory=jnp.concatenate([memory, step], axis=1))
+        return self.head(x.astype(jnp.float32))
+
+    def __call__(
+        self,
+        rgb: UInt8[ArrayLike, "b k h w 3"],
+        joints: Float[ArrayLike, "b a"],
+        image_embedding: Float[ArrayLike, "b d"] | None,
+        action_embedding: Float[ArrayLike, "b d"] | None,
+        noisy: Float[ArrayLike, "b t a"],
+        timestep: Int[ArrayLike, "b"],
+    ) -> Float[Array, "b t a"]:
+        """`encode`, then `denoise`; what `init` traces."""
+        return self.denoise(self.encode(rgb, joints, image_embedding, action_embedding), noisy, timestep)
+
+    def _features(self, rgb: ArrayLike) -> jax.Array:
+        """Tokens of the feature maps of all cameras, (b, k * h' * w', width)."""
+        rgb = jnp.asarray(rgb)
+        b, k = rgb.shape[:2]
+        if k != len(self.config.backbones):
+            raise ValueError(f"policy got {k} RGB images, its config lists {len(self.config.backbones)} cameras (backbones)")
+        maps = self.feature_projection(self._maps(normalise_rgb(rgb)))
+        where = sinusoids_2d(*maps.shape[2:])[None, None] + self.camera[None, :, None, None]
+        return (maps + where.astype(maps.dtype)).reshape(b, -1, maps.shape[-1])
+
+    def _maps(self, images: jax.Array) -> jax.Array:
+        """Feature maps (b, k, h', w', c), each ResNet run once over all cameras that share it."""
+        b, maps = images.shape[0], [None] * images.shape[1]
+        for index, resnet in enumerate(self.resnets):
+            cameras = [camera for camera, backbone in enumerate(self.config.backbones) if backbone == index]
+            stacked = images if len(cameras) == len(maps) else images[:, np.asarray(cameras)]
+            features = resnet(stacked.reshape(-1, *images.shape[2:]))
+            features = features.reshape(b, len(cameras), *features.shape[1:])
+            for place, camera in enumerate(cameras):
+                maps[camera] = features[:, place]
+        return jnp.stack(maps, axis=1)
+
+    def _embeddings(self, image_embedding: ArrayLike | None, action_embedding: ArrayLike | None) -> list[jax.Array]:
+        if not self.config.use_embeddings:
+            return []
+        if image_embedding is None or action_embedding is None:
+            raise ValueError("policy with use_embeddings=True got None for an embedding; pass both, or set use_embeddings=False")
+        return [self.image_token(image_embedding)[:, None], self.action_token(action_embedding)[:, None]]

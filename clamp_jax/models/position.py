@@ -1,0 +1,130 @@
+"""Where a token is in space, for attention: STRING in three coordinates (arXiv 2502.02562), in metres.
+
+A STRING turns queries and keys by R(r) = RoPE(r) P, with one orthogonal P per head and r the token's position, so that
+logits depend on the vector between two tokens alone. Frequencies act on metres: with RoPE's usual ones a 1.2 m table
+turns a phase by about 1 rad and position is almost invisible, so ours start between one turn per 2.4 m and a quarter
+turn per 2 cm.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float
+
+STRING_KINDS = ("cayley", "circulant", "rope")  # turn queries and keys
+KINDS = (*STRING_KINDS, "absolute", "none")  # "absolute": learned, one vector a patch, added by the view encoder
+
+TABLE_SPAN_M = 1.2
+RESOLUTION_M = 0.02
+LOWEST_FREQUENCY = 2 * np.pi / (2 * TABLE_SPAN_M)  # rad/m: no aliasing over the table
+HIGHEST_FREQUENCY = np.pi / 2 / RESOLUTION_M  # rad/m: a quarter turn in 2 cm
+
+
+def check_kind(kind: str) -> str:
+    """The kind of position encoding itself; ValueError if there is no such kind."""
+    if kind not in KINDS:
+        raise ValueError(f"position encoding is {kind!r}; expected one of {', '.join(KINDS)}")
+    return kind
+
+
+def frequencies(key: jax.Array, heads: int, blocks: int) -> Float[Array, "heads 3 blocks"]:
+    """Starting frequencies of the 2x2 blocks, rad/m: log-spaced sizes in directions drawn uniformly on the sphere.
+
+    Directions are ours: axis-aligned ones would leave a third of the blocks to each coordinate and none to diagonals.
+    """
+    size = np.geomspace(LOWEST_FREQUENCY, HIGHEST_FREQUENCY, blocks).astype(np.float32)
+    direction = jax.random.normal(key, (heads, 3, blocks))
+    return direction / jnp.linalg.norm(direction, axis=1, keepdims=True) * size[None, None, :]
+
+
+def angles(positions_m: Float[ArrayLike, "... n 3"], theta: Float[ArrayLike, "heads 3 blocks"]) -> Float[Array, "... n heads blocks"]:
+    """Angle of each 2x2 block, sum_k r_k theta_{k,n}, rad (section 3 of arXiv 2502.02562)."""
+    return jnp.einsum("...nk,hkd->...nhd", positions_m, theta, precision=jax.lax.Precision.HIGHEST)
+
+
+def rotate(vectors: Float[ArrayLike, "... n heads d"], angle: Float[ArrayLike, "... n heads blocks"]) -> Float[Array, "... n heads d"]:
+    """Turn block n, made of the entries n and n + d/2, by its angle in rad: RoPE."""
+    vectors = jnp.asarray(vectors)
+    first, second = jnp.split(vectors, 2, axis=-1)
+    cos, sin = jnp.cos(angle).astype(vectors.dtype), jnp.sin(angle).astype(vectors.dtype)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def cayley(raw: Float[ArrayLike, "heads d d"]) -> Float[Array, "heads d d"]:
+    """P = (I - S)(I + S)^-1 of the antisymmetric S = raw - raw^T, one per head: orthogonal whatever `raw` holds.
+
+    Section 3 of arXiv 2502.02562. I + S is never singular: the eigenvalues of S are imaginary.
+    """
+    raw = jnp.asarray(raw, jnp.float32)
+    skew = raw - raw.swapaxes(-1, -2)
+    eye = jnp.broadcast_to(jnp.eye(raw.shape[-1], dtype=raw.dtype), raw.shape)
+    return jnp.linalg.solve(eye + skew, eye - skew)  # the two factors commute
+
+
+def spectrum(generator: Float[ArrayLike, "heads 3 d"]) -> Complex[Array, "heads 3 half"]:
+    """Eigenvalues mu of L = C - C^T for circulant C with first column `generator`: FFT(c) - conj(FFT(c)), imaginary."""
+    transform = jnp.fft.rfft(jnp.asarray(generator, jnp.float32), axis=-1)
+    return transform - jnp.conj(transform)
+
+
+def circulant(
+    vectors: Float[ArrayLike, "... n heads d"],
+    positions_m: Float[ArrayLike, "... n 3"],
+    generator: Float[ArrayLike, "heads 3 d"],
+) -> Float[Array, "... n heads d"]:
+    """exp(sum_k r_k L_k) applied to each vector by FFT in O(d log d) (section 3 of arXiv 2502.02562)."""
+    vectors = jnp.asarray(vectors)
+    phase = angles(positions_m, jnp.imag(spectrum(generator)))
+    turned = jnp.fft.rfft(vectors.astype(jnp.float32), axis=-1) * jnp.exp(1j * phase)
+    return jnp.fft.irfft(turned, n=vectors.shape[-1], axis=-1).astype(vectors.dtype)
+
+
+def circulant_generator(key: jax.Array, heads: int, head_dim: int) -> Float[Array, "heads 3 d"]:
+    """First columns c_k whose circulant STRING starts with the frequencies of `frequencies`.
+
+    The constant and the Nyquist component of a real vector cannot turn, so d/2 - 1 blocks carry position.
+    """
+    theta = frequencies(key, heads, head_dim // 2 - 1)
+    spectrum_half = jnp.pad(theta, ((0, 0), (0, 0), (1, 1))) * 0.5j
+    return jnp.fft.irfft(spectrum_half, n=head_dim, axis=-1)
+
+
+def fold(kernel: Float[ArrayLike, "w heads d"], raw: Float[ArrayLike, "heads d d"]) -> Float[Array, "w heads d"]:
+    """A query or key projection with P folded in: with it "rope" gives what "cayley" gave (a bias folds as one row)."""
+    return jnp.einsum("whd,hed->whe", kernel, cayley(raw), precision=jax.lax.Precision.HIGHEST)
+
+
+class StringPosition(nn.Module):
+    """Turns queries and keys by their tokens' positions; the same parameters for both, which makes logits invariant.
+
+    kind: "cayley", "circulant" or "rope" (P = I, frequencies learned all the same).
+    """
+
+    kind: str
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b n heads d"],
+        key: Float[Array, "b n heads d"],
+        positions_m: Float[ArrayLike, "b n 3"],
+    ) -> tuple[Float[Array, "b n heads d"], Float[Array, "b n heads d"]]:
+        heads, head_dim = query.shape[-2:]
+        if head_dim % 2 or head_dim < 4:
+            raise ValueError(f"width of one head is {head_dim}; STRING turns 2x2 blocks: pass an even width of 4 or more")
+        if self.kind == "circulant":
+            generator = self.param("generator", circulant_generator, heads, head_dim)
+            return circulant(query, positions_m, generator), circulant(key, positions_m, generator)
+        if self.kind == "cayley":
+            query, key = self._mix(query, key)
+        theta = self.param("theta", frequencies, heads, head_dim // 2)
+        angle = angles(positions_m, theta)
+        return rotate(query, angle), rotate(key, angle)
+
+    def _mix(self, query: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        heads, head_dim = query.shape[-2:]
+        raw = self.param("skew", nn.initializers.zeros_init(), (heads, head_dim, head_dim))
+        mixer = cayley(raw).astype(query.dtype)
+        return jnp.einsum("bnhd,hed->bnhe", query, mixer), jnp.einsum("bnhd,hed->bnhe", key, mixer)

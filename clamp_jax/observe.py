@@ -1,0 +1,235 @@
+"""What a policy sees: a simulated state to an observation, an observation to views, and the checks at the door."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import ArrayLike, Bool, Float, PRNGKeyArray
+
+from clamp_jax.geometry import kinematics, pointcloud
+from clamp_jax.geometry.camera import measured, unproject
+from clamp_jax.geometry.transforms import compose, from_rotation, is_rigid, pose, rotation_about
+from clamp_jax.render.raycast import LIGHT_DIRECTION, raycast
+from clamp_jax.render.splat import splat
+from clamp_jax.render.views import ViewConfig, view_cameras
+from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
+
+
+class SensorConfig(NamedTuple):
+    """The simulated cameras; static and hashable. Every spread at 0 gives exact images that use no randomness."""
+
+    height: int = 64
+    width: int = 64
+    capacity: Capacity = Capacity()
+    near_m: float = 0.0  # nearer than this the sensor measures nothing (a D405's least depth is 0.07 m)
+    far_m: float = 2.0  # farther than this it measures nothing
+    depth_noise_m: float = 0.0  # standard deviation at 1 m; grows with the square of depth, as a stereo camera's
+    dropout: float = 0.0  # share of the pixels without a measurement
+    colour_jitter: float = 0.0  # largest change of a geom's colour, of each channel
+    light_jitter: float = 0.0  # largest change of the directed light's vector, whose length is 1
+    camera_jitter_m: float = 0.0  # standard deviation of each camera's place, and
+    camera_jitter_rad: float = 0.0  # of its direction: how far the calibration is off
+
+
+def clean(size: int = 64) -> SensorConfig:
+    """Exact sensors of `size` x `size` pixels."""
+    return SensorConfig(height=size, width=size)
+
+
+def noisy(size: int = 64) -> SensorConfig:
+    """Sensors with a D405's noise, random looks and a calibration that is off by some millimetres (ours)."""
+    return clean(size)._replace(
+        depth_noise_m=0.004, dropout=0.02, colour_jitter=0.15, light_jitter=0.4, camera_jitter_m=0.002, camera_jitter_rad=0.004
+    )
+
+
+def sense(
+    scene: SceneState,
+    calibration: Calibration,
+    joints: Float[ArrayLike, "14"],
+    past_actions: Float[ArrayLike, "t 14"],
+    past_mask: Bool[ArrayLike, " t"],
+    *,
+    config: SensorConfig,
+    key: PRNGKeyArray,
+) -> Observation:
+    """The observation of a simulated state: images at the true cameras, everything else as the robot would know it.
+
+    The true cameras stand where the scene's own joints and the calibration put them, moved by the jitter; the
+    observation carries the nominal calibration and the measured `joints`, as a robot does.
+    """
+    keys = dict(zip(("camera", "colour", "light", "noise", "dropout"), jax.random.split(key, 5), strict=True))
+    cameras = kinematics.camera_poses(calibration, kinematics.joints_from_qpos(scene.qpos))
+    cameras = _jitter_cameras(cameras, config, keys["camera"])
+    geoms = jax.tree.map(jnp.asarray, scene.geoms)
+    rgb, depth_m, _ = raycast(
+        geom_poses(scene),
+        geoms._replace(colour=_jitter_colours(geoms.colour, config, keys["colour"])),
+        cameras,
+        height=config.height,
+        width=config.width,
+        capacity=config.capacity,
+        far=config.far_m,
+        light=_jitter_light(config, keys["light"]),
+    )
+    depth_m = _measure(depth_m, config, keys)
+    rgb = jnp.round(rgb * 255).astype(jnp.uint8)
+    joints, past_actions, past_mask = jnp.asarray(joints), jnp.asarray(past_actions), jnp.asarray(past_mask)
+    return Observation(rgb, depth_m, jax.tree.map(jnp.asarray, calibration), joints, past_actions, past_mask)
+
+
+def geom_poses(scene: SceneState) -> Float[Array, "g 4 4"]:
+    """world_from_geom of every slot of a scene's geom table; empty slots stand anywhere."""
+    world_from_body = kinematics.body_poses(scene.tree, scene.qpos)
+    body = jnp.maximum(jnp.asarray(scene.geoms.body), 0)
+    return compose(world_from_body[body], pose(scene.geoms.pos, scene.geoms.quat))
+
+
+def _jitter_cameras(cameras: Camera, config: SensorConfig, key: Array) -> Camera:
+    if config.camera_jitter_m == 0 and config.camera_jitter_rad == 0:
+        return cameras
+    count = cameras.intrinsics.shape[0]
+    shift, turn = jax.random.normal(key, (2, count, 3))
+    angle = jnp.sqrt(jnp.sum(turn * turn, axis=-1))
+    rotation = rotation_about(turn / jnp.maximum(angle, 1e-9)[:, None], angle * config.camera_jitter_rad)
+    moved = compose(cameras.world_from_camera, from_rotation(rotation, shift * config.camera_jitter_m))
+    return cameras._replace(world_from_camera=moved)
+
+
+def _jitter_colours(colour: Array, config: SensorConfig, key: Array) -> Array:
+    if config.colour_jitter == 0:
+        return colour
+    change = jax.random.uniform(key, colour.shape, minval=-config.colour_jitter, maxval=config.colour_jitter)
+    return jnp.clip(colour + change, 0, 1)
+
+
+def _jitter_light(config: SensorConfig, key: Array) -> Array:
+    light = jnp.array(LIGHT_DIRECTION, jnp.float32)
+    if config.light_jitter == 0:
+        return light
+    return light + jax.random.uniform(key, (3,), minval=-config.light_jitter, maxval=config.light_jitter)
+
+
+def _measure(depth_m: Array, config: SensorConfig, keys: dict[str, Array]) -> Array:
+    """Depth as the sensor reports it: noisy, within its range, with holes."""
+    seen = (depth_m > 0) & (depth_m >= config.near_m)
+    if config.depth_noise_m:
+        noise = jax.random.normal(keys["noise"], depth_m.shape)
+        depth_m = jnp.maximum(depth_m + config.depth_noise_m * depth_m**2 * noise, 1e-3)
+    if config.dropout:
+        seen = seen & ~jax.random.bernoulli(keys["dropout"], config.dropout, depth_m.shape)
+    return jnp.where(seen, depth_m, 0)
+
+
+def cloud(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> tuple[Float[Array, "n 3"], Bool[Array, " n"]]:
+    """The merged, cropped and, if the config says so, subsampled cloud of an observation: world points (m) and which count."""
+    cameras = kinematics.camera_poses(observation.calibration, observation.joints)
+    depth_m = jnp.asarray(observation.depth_m)
+    points, valid = pointcloud.merge(jax.vmap(unproject)(cameras, depth_m), measured(depth_m))
+    valid = pointcloud.crop(points, valid, np.float32(config.low), np.float32(config.high))
+    if config.points:
+        points, valid = pointcloud.subsample(points, valid, config.points, key)
+    return points, valid
+
+
+def render_views(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> Float[Array, "v h w 4"]:
+    """The virtual views (depth, x, y, z; m; empty pixels 0) of an observation's point cloud.
+
+    `key` draws the subsample alone and is not used with config.points = 0. The views are splatted one by one: CPUs run
+    independent scatters at once, a vmapped one not.
+    """
+    points, valid = cloud(observation, config, key)
+    grippers = kinematics.gripper_poses(observation.joints, observation.calibration.world_from_base)
+    cameras = view_cameras(config, grippers)
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], cameras) for i in range(len(config.names))]
+    static = {"height": config.height, "width": config.width, "near": config.near_m, "radius_px": config.radius_px}
+    return jnp.stack([splat(points, valid, camera, **static) for camera in each])
+
+
+def check_observation(observation: Observation, cameras: Sequence[str] = CAMERAS) -> None:
+    """Refuses a malformed observation of one moment, on the host, in numpy.
+
+    `cameras` are the names in the order of the images. An absent camera is all zeros in depth, not left out.
+
+    Raises:
+        ValueError: a camera is missing, a shape, type or value is wrong, extrinsics are no rigid transform.
+    """
+    _check_images(observation, tuple(cameras))
+    _check_calibration(observation.calibration, tuple(cameras))
+    _check_finite("joints", observation.joints, (ACTION_DIM,))
+    _check_finite("past_actions", observation.past_actions, (HISTORY, ACTION_DIM))
+    mask = np.asarray(observation.past_mask)
+    if mask.shape != (HISTORY,) or mask.dtype != bool:
+        raise ValueError(f"past_mask is {mask.dtype}{list(mask.shape)}, expected bool[{HISTORY}]: one flag for each past action")
+
+
+def _check_images(observation: Observation, cameras: tuple[str, ...]) -> None:
+    rgb, depth_m = np.asarray(observation.rgb), np.asarray(observation.depth_m)
+    for thing, images, dims in (("rgb", rgb, 4), ("depth_m", depth_m, 3)):
+        if images.ndim != dims:
+            raise ValueError(f"{thing} has shape {images.shape}, expected (camera, height, width{', 3' * (dims == 4)}) of one moment")
+        if len(images) < len(cameras):
+            missing = ", ".join(repr(name) for name in cameras[len(images) :])
+            raise ValueError(
+                f"camera {missing} is missing: {thing} holds {len(images)} images, expected {len(cameras)} ({', '.join(cameras)}); "
+                "give an absent camera depth 0"
+            )
+        if len(images) > len(cameras):
+            raise ValueError(f"{thing} holds {len(images)} images, expected {len(cameras)} ({', '.join(cameras)})")
+    if rgb.dtype != np.uint8 or rgb.shape[-1] != 3:
+        raise ValueError(f"rgb is {rgb.dtype}{list(rgb.shape)}, expected uint8 with 3 channels (red, green, blue) last")
+    if rgb.shape[:3] != depth_m.shape:
+        raise ValueError(f"rgb is {rgb.shape[1:3]} pixels and depth_m {depth_m.shape[1:]}, expected one size: align depth to colour")
+    _check_depth(depth_m, cameras)
+
+
+def _check_depth(depth_m: np.ndarray, cameras: tuple[str, ...]) -> None:
+    for name, image in zip(cameras, depth_m, strict=True):
+        if not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(
+                f"depth of camera '{name}' is {image.dtype}, expected float32 metres; convert it by geometry.camera.depth_from_raw "
+                "with the camera's depth unit (a D405's is 0.0001)"
+            )
+        bad = ~np.isfinite(image)
+        if bad.any():
+            raise ValueError(f"depth of camera '{name}' is not finite at {bad.sum()} pixels, expected metres and 0 for no measurement")
+        if image.min() < 0:
+            raise ValueError(f"depth of camera '{name}' falls to {image.min():.4g} m, expected metres from 0 up, 0 for no measurement")
+
+
+def _check_calibration(calibration: Calibration, cameras: tuple[str, ...]) -> None:
+    k = len(cameras)
+    expected = {"intrinsics": (k, 4), "parent_from_camera": (k, 4, 4), "mount": (k,), "world_from_base": (2, 4, 4)}
+    for thing, shape in expected.items():
+        found = np.shape(getattr(calibration, thing))
+        if found != shape:
+            raise ValueError(f"calibration.{thing} has shape {found}, expected {shape} for the cameras {', '.join(cameras)}")
+    for i, name in enumerate(cameras):
+        _check_rigid(f"parent_from_camera of camera '{name}'", calibration.parent_from_camera[i])
+        intrinsics, mount = np.asarray(calibration.intrinsics)[i], np.asarray(calibration.mount)[i]
+        if not (np.isfinite(intrinsics).all() and (intrinsics[:2] > 0).all()):
+            raise ValueError(f"intrinsics of camera '{name}' are {intrinsics.tolist()}, expected finite fx, fy > 0 and cx, cy in pixels")
+        if mount not in (0, 1, 2):
+            raise ValueError(f"mount of camera '{name}' is {mount}, expected 0 (world), 1 (left gripper) or 2 (right gripper)")
+    for side, matrix in zip(("left", "right"), np.asarray(calibration.world_from_base), strict=True):
+        _check_rigid(f"world_from_base of the {side} arm", matrix)
+
+
+def _check_rigid(thing: str, matrix: ArrayLike) -> None:
+    if not is_rigid(np.asarray(matrix)):
+        raise ValueError(
+            f"{thing} is no rigid transform: {np.asarray(matrix).tolist()}, expected a rotation and a translation in metres with last "
+            "row 0 0 0 1; check the units and that the rotation is orthonormal and right-handed"
+        )
+
+
+def _check_finite(thing: str, values: ArrayLike, shape: tuple[int, ...]) -> None:
+    values = np.asarray(values)
+    if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"{thing} is {values.dtype}{list(values.shape)}, expected float32{list(shape)}")
+    if not np.isfinite(values).all():
+        where = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ValueError(f"{thing} is not finite, first at {where}, expected radians, and gripper 0 closed to 1 open")

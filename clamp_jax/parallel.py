@@ -1,0 +1,159 @@
+"""The only file that knows devices: the mesh, where arrays lie on it, the mapping of a step, and the reductions a step is handed.
+
+A step is written once, for the global batch, and takes a `Reduction`: under jit its functions see the whole batch and XLA
+partitions them; under pmap they see one device's rows and talk over the axis. Whatever the mapping, the mean over devices
+of a step's loss is the loss of the global batch, and `Reduction.mean` of its gradients is that loss's gradient.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from clamp_jax import losses, metrics
+from clamp_jax.structs import Batch, TrainState
+
+AXIS = "data"
+MAPPINGS = ("jit", "pmap")
+
+
+class Reduction(NamedTuple):
+    """What a step needs to know of the devices and of the other rows of the global batch, handed in by `map_step`."""
+
+    pair: Callable[..., tuple[Array, Array]]  # (x (b,d), y (b,d), log_scale, bias) -> (sigmoid loss, in-batch top-1)
+    mean: Callable[[Any], Any]  # tree of means over this device's rows -> tree of means over the global batch's
+    each: Callable[..., Any]  # (function of one example, *batched trees) -> batched result; no gradient goes through it
+
+
+def mesh(devices: list | None = None) -> Mesh:
+    """One axis, 'data', over the devices (default: all of them).
+
+    Auto axes: jax.make_mesh defaults to Explicit ones, under which every array's sharding would be part of its type.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_divisible(batch: Batch, devices: int) -> None:
+    """Raise ValueError when the simulated or the recorded examples of a batch do not divide by the number of devices."""
+    for name, part in (("simulated", batch.states), ("recorded", batch.images)):
+        count = 0 if part is None else len(part.joints if name == "simulated" else part.observation.joints)
+        if count % devices:
+            raise ValueError(
+                f"a batch of {count} {name} examples does not divide by {devices} devices; "
+                f"make it {count - count % devices or devices} or {count - count % devices + devices}, or use fewer devices"
+            )
+
+
+def shard(batch: Batch, on: Mesh) -> Batch:
+    """The batch on the mesh, its rows split over 'data'. Raises ValueError when they do not divide."""
+    check_divisible(batch, on.size)
+    return jax.device_put(batch, NamedSharding(on, PartitionSpec(AXIS)))
+
+
+def replicate(tree: Any, on: Mesh) -> Any:
+    """A tree (a TrainState, parameters) with a copy of every leaf on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(on, PartitionSpec()))
+
+
+def map_step(
+    step: Callable[..., tuple[TrainState, dict]], on: Mesh, *, mapping: str = "jit", donate: bool = True
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+    """Map step(state, batch, reduction) -> (state, metrics) over a mesh; the result takes (state, batch).
+
+    The state goes in and comes out replicated (`replicate`) and is donated; the batch goes in as `shard` leaves it.
+    jax.pmap is in maintenance and jit + shard_map underneath: jit with shardings is the default, pmap the other value.
+    """
+    if mapping == "jit":
+        return _map_jit(step, on, donate)
+    if mapping == "pmap":
+        return _map_pmap(step, on)
+    raise ValueError(f"mapping is {mapping!r}; expected one of {MAPPINGS}")
+
+
+def _map_jit(step: Callable, on: Mesh, donate: bool) -> Callable:
+    whole, rows = NamedSharding(on, PartitionSpec()), NamedSharding(on, PartitionSpec(AXIS))
+    reduction = GLOBAL._replace(each=functools.partial(_each_on, on))
+    return jax.jit(
+        lambda state, batch: step(state, batch, reduction),
+        in_shardings=(whole, rows),
+        out_shardings=(whole, whole),
+        donate_argnums=(0,) if donate else (),
+    )
+
+
+def _map_pmap(step: Callable, on: Mesh) -> Callable:
+    """Not donated: pmap copies a state that comes without a device axis anyway."""
+    devices = on.devices.ravel().tolist()
+    body = jax.pmap(
+        lambda state, batch: step(state, _join_keys(batch), over_axis(AXIS)),
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=devices,
+    )
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+        return replicate(body(state, _split_rows(batch, len(devices))), on)
+
+    return run
+
+
+def _split_rows(batch: Batch, devices: int) -> Batch:
+    """(b, ...) -> (devices, b / devices, ...); the keys of simulated and recorded examples are split apart, as their rows are."""
+    check_divisible(batch, devices)
+    states = 0 if batch.states is None else len(batch.states.joints)
+    keys = {"states": batch.keys[:states], "images": batch.keys[states:]}
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch._replace(keys=keys))
+
+
+def _join_keys(batch: Batch) -> Batch:
+    return batch._replace(keys=jnp.concatenate([batch.keys["states"], batch.keys["images"]]))
+
+
+def _pair_global(x: Array, y: Array, log_scale: Array, bias: Array) -> tuple[Array, Array]:
+    """The sigmoid loss (Eq. 1 of arXiv 2303.15343) and top-1 (mean of both directions) of one pair over all rows."""
+    top1 = metrics.retrieval_top1(*jax.lax.stop_gradient((x, y))).top1
+    return losses.sigmoid_loss(x, y, log_scale, bias), top1
+
+
+def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array) -> tuple[Array, Array]:
+    """This device's rows of x against the gathered rows of y: negatives are those of the whole global batch.
+
+    The gathered rows carry their gradient: all_gather is transposed into a sum over devices, so that the mean over devices of
+    the gradients is exact (a stop-gradient on the negatives leaves 0.45 of it).
+    """
+    x, y = losses.unit(x), losses.unit(y)
+    every_x, every_y = (jax.lax.all_gather(z, axis, tiled=True) for z in (x, y))
+    own = jax.lax.axis_index(axis) * len(x) + jnp.arange(len(x))
+    positive = own[:, None] == jnp.arange(len(every_y))[None, :]
+    loss = losses.sigmoid_block(x, every_y, log_scale, bias, positive) / len(x)
+    found = [jnp.argmax(rows @ others.T, axis=1) == own for rows, others in ((x, every_y), (y, every_x))]
+    return loss, jnp.mean(jnp.stack(found).astype(jnp.float32))
+
+
+def _each(function: Callable, *trees: Any) -> Any:
+    """One example after the other on a CPU, where a vmapped ray caster is four times slower than its loop; else vmapped."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda example: function(*example), trees)
+    return jax.vmap(function)(*trees)
+
+
+def _each_on(on: Mesh, function: Callable, *trees: Any) -> Any:
+    """Every device maps its own rows: a loop over rows that are split over devices would fetch each row from its device."""
+    if on.size == 1:
+        return _each(function, *trees)
+    rows = PartitionSpec(AXIS)
+    return jax.shard_map(functools.partial(_each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
+
+
+def over_axis(axis: str) -> Reduction:
+    """The reductions of a step whose rows are split over a named axis."""
+    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), _each)
+
+
+GLOBAL = Reduction(_pair_global, lambda tree: tree, _each)  # the step sees the whole batch

@@ -1,0 +1,3 @@
+"""Can Opener in Caddy."""
+def plan(scene, qpos0, variant, rng):
+    raise ValueError

@@ -1,0 +1,149 @@
+"""Inverse kinematics of one ALOHA 2 arm by damped least squares, numpy float64, several starts at once.
+
+Poses are those of the gripper site: between the fingertips, x forward along the tool, the fingers close along y.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clamp_jax.geometry import aloha
+
+# Experts keep to the range that actions are normalised by: outside of it a policy could not follow them.
+LIMITS = np.stack([np.maximum(aloha.JOINT_LIMITS[:, 0], aloha.WORKING_RANGE[:6, 0]), np.minimum(aloha.JOINT_LIMITS[:, 1], aloha.WORKING_RANGE[:6, 1])], 1)
+TOLERANCE_M, TOLERANCE_RAD = 5e-4, 5e-3
+_DAMPING, _STEP_RAD, _ITERATIONS = 0.02, 0.4, 60
+
+
+class IKError(ValueError):
+    """No joint position within the limits reaches the pose."""
+
+
+def _chain() -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (6, 3) m and axes (6, 3) of the hinges, each in the frame of the link before it (all links unrotated)."""
+    links = [link for link in aloha.ARM if link.joint in aloha.ARM_JOINTS]
+    return np.array([link.pos for link in links]), np.array([link.axis for link in links])
+
+
+_OFFSETS, _AXES = _chain()
+_SKEW = np.stack([np.cross(axis, np.eye(3)).T for axis in _AXES])  # K with K v = axis x v
+
+
+def rotation_about(vector: ArrayLike) -> np.ndarray:
+    """Rotation matrix (3, 3) of a rotation vector (3,), rad."""
+    angle = float(np.linalg.norm(vector))
+    skew = np.cross(np.asarray(vector, float) / max(angle, 1e-12), np.eye(3)).T
+    return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * (skew @ skew)
+
+
+def rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """Rotation vectors (n, 3) in rad of rotation matrices (n, 3, 3), angles below pi."""
+    r = rotation
+    sine = np.stack([r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1]], -1) / 2
+    length = np.linalg.norm(sine, axis=-1)
+    angle = np.arctan2(length, (np.trace(r, axis1=1, axis2=2) - 1) / 2)
+    return sine * (angle / np.maximum(length, 1e-9))[:, None]
+
+
+def _rotation_of_quat(quat: ArrayLike) -> np.ndarray:
+    w, x, y, z = np.asarray(quat, float) / np.linalg.norm(quat)
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * k + 2 * k @ k
+
+
+_BASES = {side: (np.array(pos, float), _rotation_of_quat(quat)) for side, (pos, quat) in aloha.BASES.items()}
+
+
+def forward(side: str, joints: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """World pose of the gripper site, and its geometric Jacobian.
+
+    joints (n, 6) rad -> world_from_site (n, 4, 4) m, jacobian (n, 6, 6): rows linear m, angular rad, in the world's axes.
+    """
+    joints = np.asarray(joints, float)
+    pos, rotation = (np.broadcast_to(part, (len(joints), *part.shape)) for part in _BASES[side])
+    anchors, axes = [], []
+    for i in range(6):
+        pos = pos + rotation @ _OFFSETS[i]
+        anchors.append(pos)
+        axes.append(rotation @ _AXES[i])
+        sin, cos = np.sin(joints[:, i, None, None]), np.cos(joints[:, i, None, None])
+        rotation = rotation @ (np.eye(3) + sin * _SKEW[i] + (1 - cos) * (_SKEW[i] @ _SKEW[i]))
+    pos = pos + rotation @ np.array(aloha.GRIPPER_SITE)
+    axes = np.stack(axes, -1)
+    linear = np.cross(axes, pos[:, :, None] - np.stack(anchors, -1), axis=1)
+    return _pose(rotation, pos), np.concatenate([linear, axes], 1)
+
+
+def _pose(rotation: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    matrix = np.zeros((*pos.shape[:-1], 4, 4))
+    matrix[..., :3, :3], matrix[..., :3, 3], matrix[..., 3, 3] = rotation, pos, 1
+    return matrix
+
+
+def tool_pose(pos: ArrayLike, direction: ArrayLike, closing: ArrayLike) -> np.ndarray:
+    """world_from_site (4, 4) with its x along `direction` and its y as near to `closing` as that allows (world axes)."""
+    x = np.asarray(direction, float) / np.linalg.norm(direction)
+    y = np.asarray(closing, float) - np.dot(closing, x) * x
+    if np.linalg.norm(y) < 1e-6:
+        raise ValueError(f"closing axis {closing} is parallel to the tool's direction {direction}; give one across it")
+    y = y / np.linalg.norm(y)
+    return _pose(np.stack([x, y, np.cross(x, y)], -1), np.asarray(pos, float))
+
+
+def _errors(pose: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Twist (n, 6) in world axes that takes each pose to the target: m, then a rotation vector in rad."""
+    turn = rotation_vector(target[:3, :3] @ np.swapaxes(pose[:, :3, :3], 1, 2))
+    return np.concatenate([target[:3, 3] - pose[:, :3, 3], turn], -1)
+
+
+def starts(side: str, target: np.ndarray) -> np.ndarray:
+    """Joint positions (s, 6) to start from: home-like with the waist turned to the target, elbow and roll varied."""
+    base, rotation = _BASES[side]
+    x, y, _ = rotation.T @ (target[:3, 3] - base)
+    waist = np.clip(np.arctan2(y, x), *LIMITS[0])
+    rows = [(waist, -0.96, 1.16, 0, -0.3, 0)]
+    rows += [(waist, s, e, roll, w, turn) for s, e, w in ((-0.4, 0.6, 1.2), (0.3, 0.2, 0.9)) for roll in (0, -0.7, 0.7) for turn in (0, 1.2, -1.2)]
+    return np.array(rows, float)
+
+
+def solve(side: str, target: ArrayLike, start: ArrayLike | None = None) -> np.ndarray:
+    """Joints (6,) rad that put the gripper site at target (4, 4), within the limits.
+
+    From `start` (6,) alone if given (so that a path stays on one branch), else the solution of several starts that is
+    nearest to home. Raises IKError with the least error found.
+    """
+    target = np.asarray(target, float)
+    joints = starts(side, target) if start is None else np.asarray(start, float)[None]
+    for _ in range(_ITERATIONS):
+        pose, jacobian = forward(side, joints)
+        error = _errors(pose, target)
+        if _reached(error).all():
+            break
+        gain = jacobian @ np.swapaxes(jacobian, 1, 2) + _DAMPING**2 * np.eye(6)
+        step = (np.swapaxes(jacobian, 1, 2) @ np.linalg.solve(gain, error[..., None]))[..., 0]
+        step *= np.minimum(1, _STEP_RAD / np.maximum(np.abs(step).max(-1, keepdims=True), 1e-9))
+        joints = np.clip(joints + step, LIMITS[:, 0], LIMITS[:, 1])
+    error = _errors(forward(side, joints)[0], target)
+    return _nearest_home(side, target, joints[_reached(error)], error)
+
+
+def _reached(error: np.ndarray) -> np.ndarray:
+    return (np.linalg.norm(error[:, :3], axis=-1) < TOLERANCE_M) & (np.linalg.norm(error[:, 3:], axis=-1) < TOLERANCE_RAD)
+
+
+def _nearest_home(side: str, target: np.ndarray, found: np.ndarray, error: np.ndarray) -> np.ndarray:
+    if len(found) == 0:
+        least = error[np.argmin(np.linalg.norm(error[:, :3], axis=-1))]
+        raise IKError(
+            f"{side} arm does not reach {np.round(target[:3, 3], 3)} m with tool direction {np.round(target[:3, 0], 2)}: "
+            f"{np.linalg.norm(least[:3]) * 1e3:.1f} mm and {np.degrees(np.linalg.norm(least[3:])):.1f} deg short at best"
+        )
+    return found[np.argmin(np.abs(found - aloha.HOME[:6]).sum(-1))]
+
+
+def line(side: str, poses: ArrayLike, start: ArrayLike | None = None) -> np.ndarray:
+    """Joints (n, 6) along poses (n, 4, 4), each solved from the one before it; raises IKError where one is not reached."""
+    joints = []
+    for pose in np.asarray(poses, float):
+        start = solve(side, pose, start)
+        joints.append(start)
+    return np.stack(joints)

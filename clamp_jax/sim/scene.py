@@ -1,0 +1,104 @@
+"""A task's scene: the MuJoCo model, its kinematic tree and its visible geoms as tables."""
+
+import functools
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+from clamp_jax.sim import robot, tasks
+from clamp_jax.structs import JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Tree
+
+ROBOT_QPOS = 16  # left 6 joints and 2 fingers, right the same; objects come after
+TIMESTEP_S, SUBSTEPS = 0.004, 5  # one control step is 0.02 s
+
+# What MJX keeps of the contacts it computes, nearest first (per kind of contact; native MuJoCo keeps all).
+MJX_SLOTS = {"max_geom_pairs": 12, "max_contact_points": 16}
+
+_JOINT_KINDS = {
+    int(mujoco.mjtJoint.mjJNT_FREE): JOINT_FREE,
+    int(mujoco.mjtJoint.mjJNT_HINGE): JOINT_HINGE,
+    int(mujoco.mjtJoint.mjJNT_SLIDE): JOINT_SLIDE,
+}
+
+
+class Scene(NamedTuple):
+    """Everything about a task's world that does not change during an episode."""
+
+    name: str
+    model: mujoco.MjModel
+    tree: Tree  # numpy; row i is the model's body i
+    geom_types: np.ndarray  # (g,) int32, mujoco.mjtGeom
+    geoms: Geoms  # numpy, visible geoms only, not padded
+    object_names: tuple[str, ...]
+    object_bodies: np.ndarray  # (o,) int32, row of the tree of each named object
+
+
+@functools.cache
+def build(task_name: str, geometry: str = "primitive") -> Scene:
+    """The scene of a task, built once. geometry: "primitive" (boxes, capsules, spheres, cylinders) is what there is.
+
+    Raises ValueError for an unknown task (with the nearest name) or geometry.
+    """
+    if geometry != "primitive":
+        raise ValueError(f"geometry is {geometry!r}; expected 'primitive'")
+    task = tasks.get(task_name)
+    spec = mujoco.MjSpec()
+    spec.modelname = task_name
+    spec.compiler.degree = False
+    set_physics(spec)
+    robot.add_robot(spec)
+    task.build(spec)
+    model = spec.compile()
+    names = tuple(name for name, _ in task.objects)
+    bodies = np.array([model.body(body).id for _, body in task.objects], np.int32)
+    return Scene(task_name, model, tree_of(model), *geoms_of(model), names, bodies)
+
+
+def set_physics(spec: mujoco.MjSpec) -> None:
+    """The one place of physics settings, the same for native MuJoCo and MJX.
+
+    Ours: a pyramidal cone with few Newton iterations keeps grasps at MJX's speed; an elliptic cone with few breaks them.
+    """
+    option = spec.option
+    option.timestep = TIMESTEP_S
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.solver, option.cone = mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtCone.mjCONE_PYRAMIDAL
+    option.iterations, option.ls_iterations, option.impratio = 4, 6, 5.0
+    for name, slots in MJX_SLOTS.items():
+        spec.add_numeric(name=name, data=[slots])
+    spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.35, 0.35, 0.35), (0.6, 0.6, 0.6)
+    spec.visual.headlight.specular = (0.0, 0.0, 0.0)
+    spec.visual.map.znear, spec.visual.map.zfar = 0.005, 20.0
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = 1280, 720
+    spec.stat.extent, spec.stat.center = 1.0, (0.0, 0.0, 0.2)
+
+
+def tree_of(model: mujoco.MjModel) -> Tree:
+    """The kinematic tree of a model as numpy arrays, row i for body i.
+
+    Raises ValueError for a body with more than one joint or a ball joint, which the table has no place for.
+    """
+    n = model.nbody
+    kind, axis, anchor, start = np.full(n, JOINT_FIXED, np.int32), np.tile([0.0, 0.0, 1.0], (n, 1)), np.zeros((n, 3)), np.zeros(n, np.int32)
+    for j in range(model.njnt):
+        body, joint = model.jnt_bodyid[j], int(model.jnt_type[j])
+        if kind[body] != JOINT_FIXED or joint not in _JOINT_KINDS:
+            raise ValueError(f"body {model.body(body).name!r} needs more than one hinge, slide or free joint; put bodies between them")
+        kind[body], start[body] = _JOINT_KINDS[joint], model.jnt_qposadr[j]
+        axis[body], anchor[body] = model.jnt_axis[j], model.jnt_pos[j]
+    pos, quat = model.body_pos.astype(np.float32), model.body_quat.astype(np.float32)
+    return Tree(model.body_parentid.astype(np.int32), pos, quat, kind, axis.astype(np.float32), anchor.astype(np.float32), start)
+
+
+def geoms_of(model: mujoco.MjModel) -> tuple[np.ndarray, Geoms]:
+    """Types (g,) int32 and table of the geoms that MuJoCo's renderer shows (groups 0 to 2)."""
+    shown = np.flatnonzero(model.geom_group <= 2)
+    table = Geoms(
+        size=model.geom_size[shown].astype(np.float32),
+        colour=model.geom_rgba[shown, :3].astype(np.float32),
+        body=model.geom_bodyid[shown].astype(np.int32),
+        pos=model.geom_pos[shown].astype(np.float32),
+        quat=model.geom_quat[shown].astype(np.float32),
+    )
+    return model.geom_type[shown].astype(np.int32), table

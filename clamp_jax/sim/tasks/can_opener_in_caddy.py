@@ -1,0 +1,98 @@
+"""Can Opener in Caddy: put the can opener into the left or the right compartment. Reset and success are the public simulator's."""
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jax import Array
+from jaxtyping import ArrayLike, Bool, Float, Int, Key
+
+from clamp_jax.geometry.aloha import TABLE_TOP_Z
+from clamp_jax.geometry.transforms import compose, invert, pose
+from clamp_jax.sim.objects import TOOLS, add_can_opener, add_caddy, add_distractors
+from clamp_jax.sim.overlap import boxes_overlap
+from clamp_jax.sim.tasks.base import AT_REST, HOME_QPOS, Task
+
+ROWS_Y = np.array([(0.10, 0.20), (-0.25, -0.10)], np.float32)  # m, ranges of the two rows
+COLUMNS_X = np.array([(-0.30, -0.22), (-0.03, 0.03), (0.22, 0.30)], np.float32)  # m
+SHARED_ROW = ("caddy", "screwdriver", "magnifier")  # share a row; the others share the other one
+OTHER_ROW = ("can_opener", "thumb_drive", "scissors")
+
+NAMES = tuple(TOOLS)  # order of the tools in qpos, after the caddy's x and y
+CADDY_QPOS, TOOLS_QPOS, CADDY_QVEL, TOOLS_QVEL = 16, 18, 16, 18
+COMPARTMENTS = np.array([(-0.032, 0.0, -0.01), (0.032, 0.0, -0.01)], np.float32)  # m, left and right, in the caddy's frame
+COMPARTMENT_HALF = np.array((0.015, 0.047, 0.025), np.float32)
+_HALF = np.array([TOOLS[name] for name in NAMES], np.float32)
+
+
+def build(spec: mujoco.MjSpec) -> None:
+    """Caddy, can opener and four other tools; qpos after the robot: caddy x, y, then 7 for each of NAMES."""
+    add_caddy(spec)
+    add_can_opener(spec)
+    add_distractors(spec)
+
+
+def _row(key: Key[Array, ""], y: Float[Array, "2"]) -> Float[Array, "3 2"]:
+    """x, y of three things in a row, one in each column, in shuffled order."""
+    order, along, across = jax.random.split(key, 3)
+    low, high = jnp.asarray(COLUMNS_X).T
+    x = jax.random.uniform(along, (3,)) * (high - low) + low
+    return jnp.stack([jax.random.permutation(order, x), jax.random.uniform(across, (3,), minval=y[0], maxval=y[1])], 1)
+
+
+def reset(key: Key[Array, ""]) -> tuple[Float[Array, " q"], Int[Array, ""]]:
+    """Six things in six regions, any yaw but for the caddy; qpos (53,) and the variant, 0 left or 1 right."""
+    swap, shared, other, turn, side = jax.random.split(key, 5)
+    rows = jnp.where(jax.random.bernoulli(swap), jnp.asarray(ROWS_Y), jnp.asarray(ROWS_Y[::-1]))
+    places = dict(zip(SHARED_ROW + OTHER_ROW, jnp.concatenate([_row(shared, rows[0]), _row(other, rows[1])]), strict=True))
+    yaws = jax.random.uniform(turn, (len(NAMES),), minval=-jnp.pi, maxval=jnp.pi)
+    tools = [_resting(name, places[name], yaw) for name, yaw in zip(NAMES, yaws, strict=True)]
+    qpos = jnp.concatenate([jnp.asarray(HOME_QPOS), places["caddy"], *tools])
+    return qpos, jax.random.bernoulli(side).astype(jnp.int32)
+
+
+def _resting(name: str, place: Float[Array, "2"], yaw: Float[Array, ""]) -> Float[Array, "7"]:
+    z, zero = jnp.float32(TABLE_TOP_Z + TOOLS[name][2]), jnp.float32(0)
+    return jnp.stack([place[0], place[1], z, jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
+
+
+def overlaps(qpos: Float[ArrayLike, " q"]) -> Bool[Array, "2 5"]:
+    """Which tool's oriented box overlaps which compartment's box (left, right)."""
+    qpos = jnp.asarray(qpos)
+    caddy = jnp.concatenate([qpos[CADDY_QPOS : CADDY_QPOS + 2], jnp.array([TABLE_TOP_Z], qpos.dtype)])
+    tools = qpos[TOOLS_QPOS:].reshape(len(NAMES), 7)
+    world_from_tool = pose(tools[:, :3], tools[:, 3:])
+    centres = caddy[None] + jnp.asarray(COMPARTMENTS)
+    world_from_compartment = pose(centres, jnp.tile(jnp.array([1.0, 0, 0, 0], qpos.dtype), (2, 1)))
+
+    def one(compartment: Array, tool: Array, half: Array) -> Array:
+        return boxes_overlap(compose(invert(compartment), tool), COMPARTMENT_HALF, half)
+
+    over_tools = jax.vmap(one, in_axes=(None, 0, 0))
+    return jax.vmap(over_tools, in_axes=(0, None, None))(world_from_compartment, world_from_tool, jnp.asarray(_HALF))
+
+
+def at_rest(qvel: Float[ArrayLike, " v"]) -> Bool[Array, ""]:
+    """Whether every component of the linear velocity of caddy and tools is under 1 mm/s."""
+    qvel = jnp.asarray(qvel)
+    tools = qvel[TOOLS_QVEL:].reshape(len(NAMES), 6)[:, :3]
+    return jnp.all(jnp.abs(tools) < AT_REST) & jnp.all(jnp.abs(qvel[CADDY_QVEL:TOOLS_QVEL]) < AT_REST)
+
+
+def success(qpos: Float[ArrayLike, " q"], qvel: Float[ArrayLike, " v"], variant: Int[ArrayLike, ""]) -> Bool[Array, ""]:
+    """The can opener is in the named compartment (0 left, 1 right), no other tool is in either, and nothing moves."""
+    inside = overlaps(qpos)
+    target = NAMES.index("can_opener")
+    others = jnp.delete(inside, target, axis=1, assume_unique_indices=True)
+    return inside[jnp.asarray(variant), target] & ~jnp.any(others) & at_rest(qvel)
+
+
+CAN_OPENER_IN_CADDY = Task(
+    name="can_opener_in_caddy",
+    objects=tuple((name.replace("_", " "), name) for name in ("can_opener", "caddy", "screwdriver", "magnifier", "thumb_drive", "scissors")),
+    instructions=tuple(f"place the can opener in the {side} compartment of the caddy" for side in ("left", "right")),
+    horizon_s=30.0,
+    build=build,
+    reset=reset,
+    success=success,
+)

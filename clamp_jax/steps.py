@@ -1,0 +1,332 @@
+"""The two training steps: (state, batch, reduction) -> (state, metrics), pure, written for the global batch, not jitted here.
+
+Stage (i) trains the three encoders with three sigmoid pair losses and, in parallel, the diffusion policy; stage (ii) trains
+the policy alone, from stage (i)'s weights. `Networks` holds all that is static; parameters are a plain tree
+{"clamp": ..., "policy": ...}, of which a variant without encoders has "policy" alone.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from clamp_jax import diffusion, observe, optim, parallel
+from clamp_jax.data.transforms import normalise
+from clamp_jax.models import presets
+from clamp_jax.models.clamp import PAIRS, Clamp
+from clamp_jax.models.policy_net import PolicyNet
+from clamp_jax.observe import SensorConfig
+from clamp_jax.parallel import Reduction
+from clamp_jax.render.views import ViewConfig, default_views, orthographic_views
+from clamp_jax.structs import CAMERAS, Batch, Capacity, Observation, StateExample, TrainState
+
+Metrics = dict[str, Array]
+Objective = Callable[[dict[str, Any]], tuple[Array, Metrics]]
+
+
+class Variant(NamedTuple):
+    """What a policy is given, and which stages it goes through: the paper's method and its baselines."""
+
+    encoders: bool  # image, action and text encoder exist, are trained in stage (i) and frozen in stage (ii)
+    embeddings: bool  # the policy has tokens for the image and the action embedding
+    sight: bool  # images and clouds are real; without it they and the embeddings are zeros
+    pretrained: bool  # stage (ii) begins with the policy of stage (i)
+
+
+VARIANTS = {
+    "clamp": Variant(encoders=True, embeddings=True, sight=True, pretrained=True),
+    "policy_pretrained": Variant(encoders=False, embeddings=False, sight=True, pretrained=True),
+    "scratch": Variant(encoders=False, embeddings=False, sight=True, pretrained=False),
+    "blind": Variant(encoders=False, embeddings=True, sight=False, pretrained=True),
+}
+
+
+class Networks(NamedTuple):
+    """All that is static about the networks and their input; hashable."""
+
+    clamp: Clamp | None  # None: the variant has no encoders
+    policy: PolicyNet
+    variant: Variant
+    sensor: SensorConfig
+    views: ViewConfig
+    embedding: int  # d, size of an embedding
+    text_length: int  # l, tokens of a sentence
+    draws: int  # (timestep, noise) pairs an encoded observation is used for in one step
+
+    @property
+    def schedule(self) -> diffusion.Schedule:
+        """The policy's noise schedule."""
+        return diffusion.squared_cosine(self.policy.config.diffusion_steps)
+
+
+class Spec(NamedTuple):
+    """What a training step is made of."""
+
+    networks: Networks
+    optimiser: optax.GradientTransformation  # of the trained networks' parameters
+    trained: tuple[str, ...]  # which networks this stage updates; the others are frozen
+    ema_power: float = 0.75
+    ema_maximum: float = 0.9999
+
+
+class Inputs(NamedTuple):
+    """A batch as the networks take it."""
+
+    rgb: UInt8[Array, "b k h w 3"]
+    views: Float[Array, "b v h w 4"] | None  # None where no encoder reads them
+    joints: Float[Array, "b 14"]  # normalised
+    past: Float[Array, "b t 14"]  # normalised, 0 where the mask is False
+    past_mask: Bool[Array, "b t"]
+
+
+class Goals(NamedTuple):
+    """What the losses need beside the inputs."""
+
+    tokens: Int[Array, "b l"]
+    actions: Float[Array, "b t 14"]  # normalised
+    mask: Bool[Array, "b t"]
+    keys: Array  # (b,) for timesteps and noise
+
+
+def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: str, capacity: Capacity = Capacity()) -> Networks:
+    """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
+
+    model: preset, overrides (dotted path -> value, of the preset). views: projection ("perspective" or "orthographic"), points,
+    radius_px. sensor: the fields of SensorConfig but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
+    Raises ValueError for a name that does not exist.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}; expected one of {', '.join(VARIANTS)}")
+    kind = VARIANTS[variant]
+    sizes = presets.override(presets.preset(model["preset"]), dict(model["overrides"]))
+    sizes = sizes._replace(policy=sizes.policy._replace(use_embeddings=kind.embeddings))
+    clamp, policy = presets.build(sizes)
+    return Networks(
+        clamp=clamp if kind.encoders else None,
+        policy=policy,
+        variant=kind,
+        sensor=SensorConfig(height=sizes.camera_height, width=sizes.camera_width, capacity=capacity, **sensor),
+        views=make_views(sizes.view_size, **views),
+        embedding=sizes.clamp.embedding,
+        text_length=sizes.clamp.text.length,
+        draws=sizes.draws,
+    )
+
+
+def make_views(size: int, *, projection: str, points: int, radius_px: int) -> ViewConfig:
+    """The virtual cameras of a config's section; ValueError for an unknown projection."""
+    kinds = {"perspective": default_views, "orthographic": orthographic_views}
+    if projection not in kinds:
+        raise ValueError(f"projection of the views is {projection!r}; expected one of {', '.join(kinds)}")
+    return kinds[projection](size)._replace(points=points, radius_px=radius_px)
+
+
+def make_optimiser(
+    rates: Mapping[str, float], *, steps: int, warmup: int, weight_decay: float, clip: float
+) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine for each network by name, with its own peak learning rate and its own clipping.
+
+    Ours: the networks share no gradient, so a spike of one does not shrink the step of the other.
+    """
+    each = {
+        name: optim.adamw(optim.warmup_cosine(rate, warmup=warmup, steps=steps), weight_decay=weight_decay, clip=clip)
+        for name, rate in rates.items()
+    }
+    return optax.partition(each, {name: name for name in rates})
+
+
+def init(spec: Spec, key: Array, batch: Batch) -> TrainState:
+    """A fresh state whose shapes fit a batch; only the batch's shapes are used. To be run under jit or jax.eval_shape."""
+    params = init_params(spec.networks, key, batch)
+    return TrainState(jnp.zeros((), jnp.int32), params, spec.optimiser.init(_trained(spec, params)), _copy(params))
+
+
+def init_params(networks: Networks, key: Array, batch: Batch) -> dict[str, Any]:
+    """Fresh parameters {"clamp": ..., "policy": ...}; those of the policy do not depend on whether there are encoders."""
+    inputs, goals = jax.eval_shape(lambda batch: prepare(networks, batch, parallel.GLOBAL), batch)
+    inputs, tokens, actions = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), (inputs, goals.tokens, goals.actions))
+    encoder_key, policy_key = jax.random.split(key)
+    embeddings = (jnp.zeros((1, networks.embedding)),) * 2 if networks.variant.embeddings else (None, None)
+    params = {}
+    if networks.clamp is not None:
+        params["clamp"] = networks.clamp.init(encoder_key, inputs.views, inputs.past, inputs.past_mask, tokens)["params"]
+    policy = networks.policy.init(policy_key, inputs.rgb, inputs.joints, *embeddings, actions, jnp.zeros(1, jnp.int32))
+    return params | {"policy": policy["params"]}
+
+
+def begin_finetuning(spec: Spec, state: TrainState, pretrained: Mapping[str, Any]) -> TrainState:
+    """The first state of stage (ii): weights of stage (i) where `pretrained` has them, else those of `state`; a fresh optimiser."""
+    params = {name: jax.tree.map(jnp.asarray, pretrained.get(name, fresh)) for name, fresh in state.params.items()}
+    return TrainState(jnp.zeros((), jnp.int32), params, spec.optimiser.init(_trained(spec, params)), _copy(params))
+
+
+def pretrain_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduction) -> tuple[TrainState, Metrics]:
+    """One step of stage (i): three pair losses for the encoders, and the policy's diffusion loss behind a stop-gradient."""
+    networks = spec.networks
+    inputs, goals = prepare(networks, batch, reduction)
+
+    def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
+        contrastive, embeddings, found = contrast(networks, params, inputs, goals, reduction)
+        loss = diffuse(networks, params["policy"], inputs, goals, jax.lax.stop_gradient(embeddings), reduction)
+        return contrastive + loss, found | {"loss/diffusion": loss}
+
+    return _update(spec, state, objective, reduction)
+
+
+def finetune_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduction) -> tuple[TrainState, Metrics]:
+    """One step of stage (ii): the diffusion loss alone; the encoders are frozen and no gradient is taken through them."""
+    networks = spec.networks
+    inputs, goals = prepare(networks, batch, reduction)
+    embeddings = embed(networks, state.params, inputs)
+
+    def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
+        loss = diffuse(networks, params["policy"], inputs, goals, embeddings, reduction)
+        return loss, {"loss/diffusion": loss}
+
+    return _update(spec, state, objective, reduction)
+
+
+def prepare(networks: Networks, batch: Batch, reduction: Reduction) -> tuple[Inputs, Goals]:
+    """Sense, render and normalise a batch; simulated examples get their images here, each by its own key.
+
+    Raises ValueError when simulated and recorded images differ in size.
+    """
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.keys)
+    observation = observations(networks, batch, keys[:, 0], reduction)
+    inputs = see(networks, observation, keys[:, 1], reduction)
+    parts = [(part.labels, part.target) for part in (batch.states, batch.images) if part is not None]
+    labels, target = _concatenate(parts)
+    return inputs, Goals(labels.tokens, normalise(target.actions), target.mask, keys[:, 2])
+
+
+def observations(networks: Networks, batch: Batch, keys: Array, reduction: Reduction) -> Observation:
+    """Observations of a batch, simulated examples first; without sight their images are zeros and nothing is sensed."""
+    parts = []
+    if batch.states is not None:
+        states = batch.states
+        make = _sense if networks.variant.sight else _unseen
+        parts.append(reduction.each(lambda one, key: make(networks, one, key), states, keys[: len(states.joints)]))
+    if batch.images is not None:
+        recorded = batch.images.observation
+        parts.append(recorded if networks.variant.sight else recorded._replace(rgb=recorded.rgb * 0, depth_m=recorded.depth_m * 0))
+    shapes = [part.rgb.shape[1:] for part in parts]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"simulated images are {shapes[0]}, recorded ones {shapes[1]} (camera, height, width, 3); "
+            "set camera_height and camera_width of the model's preset to the records'"
+        )
+    return _concatenate(parts)
+
+
+def see(networks: Networks, observation: Observation, keys: Array, reduction: Reduction = parallel.GLOBAL) -> Inputs:
+    """What the networks take of observations (b, ...); views are rendered only where an encoder reads them."""
+    views = None
+    if networks.clamp is not None:
+        views = reduction.each(lambda one, key: observe.render_views(one, networks.views, key), observation, keys)
+    mask = observation.past_mask
+    past = jnp.where(mask[..., None], normalise(observation.past_actions), 0.0)
+    rgb = observation.rgb if networks.variant.sight else jnp.zeros_like(observation.rgb)
+    return Inputs(rgb, views, normalise(observation.joints), past, mask)
+
+
+def embed(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> tuple[Array, Array] | tuple[None, None]:
+    """Image and action embedding that the policy reads (b, d); zeros without sight, None where it has no tokens for them."""
+    if not networks.variant.embeddings:
+        return None, None
+    if networks.clamp is None:
+        return (jnp.zeros((len(inputs.joints), networks.embedding)),) * 2
+    return _encode_images(networks, params, inputs), _encode_actions(networks, params, inputs)
+
+
+def contrast(
+    networks: Networks, params: Mapping[str, Any], inputs: Inputs, goals: Goals, reduction: Reduction
+) -> tuple[Array, tuple[Array | None, Array | None], Metrics]:
+    """Sum of the three pair losses with equal weights (ours), the embeddings the policy reads, and figures of each pair."""
+    embeddings = embed(networks, params, inputs)
+    if networks.clamp is None:
+        return jnp.zeros(()), embeddings, {}
+    variables = {"params": params["clamp"]}
+    text = networks.clamp.apply(variables, goals.tokens, method="encode_text")
+    by_name = {"image": embeddings[0], "action": embeddings[1], "text": text}
+    scales, total, found = networks.clamp.apply(variables, method="pairs"), jnp.zeros(()), {}
+    for pair in PAIRS:
+        one, two = (by_name[name] for name in pair.split("_"))
+        log_scale, bias = scales[pair]
+        loss, top1 = reduction.pair(one, two, log_scale, bias)
+        total = total + loss
+        found |= {f"loss/{pair}": loss, f"top1/{pair}": top1, f"t/{pair}": jnp.exp(log_scale), f"b/{pair}": bias}
+    return total, embeddings, found
+
+
+def diffuse(
+    networks: Networks, policy: Any, inputs: Inputs, goals: Goals, embeddings: tuple[Array | None, Array | None], reduction: Reduction
+) -> Array:
+    """The policy's diffusion loss: this device's share, of which the mean over devices is the global batch's."""
+    variables = {"params": policy}
+    memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embeddings, method="encode")
+    loss = diffusion.diffusion_loss(
+        lambda memory, noisy, timestep: networks.policy.apply(variables, memory, noisy, timestep, method="denoise"),
+        memory,
+        goals.actions,
+        goals.mask,
+        goals.keys,
+        schedule=networks.schedule,
+        draws=networks.draws,
+    )
+    # the loss is a mean over unmasked steps, of which devices hold unequal numbers
+    count = jnp.sum(goals.mask).astype(jnp.float32)
+    return loss * count / jnp.maximum(reduction.mean(count), 1)
+
+
+def _update(spec: Spec, state: TrainState, objective: Objective, reduction: Reduction) -> tuple[TrainState, Metrics]:
+    """Gradient of the global batch, one step of the optimiser on the trained networks, and of their average."""
+    trained = _trained(spec, state.params)
+    (loss, found), gradients = jax.value_and_grad(lambda part: objective(state.params | part), has_aux=True)(trained)
+    loss, found, gradients = reduction.mean((loss, found, gradients))
+    updates, opt_state = spec.optimiser.update(gradients, state.opt_state, trained)
+    new = optax.apply_updates(trained, updates)
+    average = optim.ema_update(_trained(spec, state.ema), new, state.step, power=spec.ema_power, maximum=spec.ema_maximum)
+    found |= {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+    found["update_ratio"] = optax.global_norm(updates) / jnp.maximum(optax.global_norm(trained), 1e-12)
+    return TrainState(state.step + 1, state.params | new, opt_state, state.ema | average), found
+
+
+def _trained(spec: Spec, params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in spec.trained}
+
+
+def trained_networks(networks: Networks, stage: str) -> tuple[str, ...]:
+    """Names of the networks a stage updates: all in "pretrain", the policy alone in "finetune"."""
+    return ("clamp", "policy") if stage == "pretrain" and networks.clamp is not None else ("policy",)
+
+
+def _encode_images(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Array:
+    return networks.clamp.apply({"params": params["clamp"]}, inputs.views, method="encode_images")
+
+
+def _encode_actions(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Array:
+    return networks.clamp.apply({"params": params["clamp"]}, inputs.past, inputs.past_mask, method="encode_actions")
+
+
+def _sense(networks: Networks, example: StateExample, key: Array) -> Observation:
+    moment = (example.scene, example.calibration, example.joints, example.past_actions, example.past_mask)
+    return observe.sense(*moment, config=networks.sensor, key=key)
+
+
+def _unseen(networks: Networks, example: StateExample, key: Array) -> Observation:
+    """An observation of darkness: what blind policies get, at no cost."""
+    shape = (len(CAMERAS), networks.sensor.height, networks.sensor.width)
+    rgb, depth_m = jnp.zeros((*shape, 3), jnp.uint8), jnp.zeros(shape)
+    return Observation(rgb, depth_m, example.calibration, example.joints, example.past_actions, example.past_mask)
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _copy(tree: Any) -> Any:
+    """Other buffers with the same values: a state is donated, and a buffer can be donated once."""
+    return jax.tree.map(jnp.copy, tree)

@@ -1,0 +1,99 @@
+"""Make an image data set of a state data set: the sensors are run once and their images kept, as a robot's recorder would.
+
+    python -m data_tools.materialise --data runs/demo/data/drawer_open --out runs/images --size 64 --every 5
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from clamp_jax.data.records import Episode, Reader, Writer
+from clamp_jax.data.transforms import SIZES, pad_geoms, pad_qpos, pad_tree
+from clamp_jax.geometry.kinematics import aloha_calibration
+from clamp_jax.observe import SensorConfig, clean, noisy, sense
+from clamp_jax.structs import ACTION_DIM, HISTORY, Calibration, SceneState
+
+CHUNK_FRAMES = 8  # frames drawn at once; one size, so that the sensors compile once
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _images(scenes: SceneState, calibration: Calibration, keys: jax.Array, config: SensorConfig) -> tuple[jax.Array, jax.Array]:
+    """RGB (n, k, h, w, 3) and depth (n, k, h, w) of n states (qpos batched) of one scene; keys (n,)."""
+    joints, past = np.zeros(ACTION_DIM, np.float32), np.zeros((HISTORY, ACTION_DIM), np.float32)
+    rest = (calibration, joints, past, np.zeros(HISTORY, bool))  # passed through, not seen by a camera
+
+    def one(qpos: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        observation = sense(scenes._replace(qpos=qpos), *rest, config=config, key=key)
+        return observation.rgb, observation.depth_m
+
+    return jax.vmap(one)(scenes.qpos, keys)
+
+
+def _draw(episode: Episode, ticks: np.ndarray, config: SensorConfig, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    scene = SceneState(
+        pad_qpos(episode.qpos, SIZES.qpos),
+        pad_tree(episode.tree, SIZES.bodies),
+        pad_geoms(episode.geom_types, episode.geoms, config.capacity),
+    )
+    calibration, parts = aloha_calibration(config.height, config.width), []
+    for start in range(0, len(ticks), CHUNK_FRAMES):
+        chosen = np.resize(ticks[start : start + CHUNK_FRAMES], CHUNK_FRAMES)  # the last chunk repeats itself
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, chosen)
+        parts.append(jax.device_get(_images(scene._replace(qpos=scene.qpos[chosen]), calibration, keys, config)))
+    rgb, depth_m = (np.concatenate(images)[: len(ticks)] for images in zip(*parts, strict=True))
+    return rgb, depth_m
+
+
+def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.Array) -> Episode:
+    """The image episode of a state episode: RGB-D of every `every`-th tick, drawn by the sensors of `config`.
+
+    Numbers stay as they are and the privileged state is left out. The frame of tick t is drawn with fold_in(key, t).
+    """
+    if episode.kind != "state":
+        raise ValueError(f"episode is of kind {episode.kind!r}; only a state can be turned into images")
+    ticks = np.arange(0, len(episode.actions), every, dtype=np.int32)
+    rgb, depth_m = _draw(episode, ticks, config, key)
+    calibration = aloha_calibration(config.height, config.width)
+    repeated = Calibration(*(np.repeat(np.asarray(x)[None], len(ticks), axis=0) for x in calibration))
+    images = {"ticks": ticks, "rgb": rgb, "depth_m": depth_m, "calibration": repeated}
+    return episode._replace(kind="image", qpos=None, tree=None, geom_types=None, geoms=None, **images)
+
+
+def materialise_all(source: str | Path, out: str | Path, *, every: int, config: SensorConfig, seed: int) -> None:
+    """Write the image data set of a whole state data set; episode i is drawn with fold_in(key(seed), i).
+
+    Raises ValueError for a source that is no finished state data set and an `out` that already holds one.
+    """
+    reader = Reader(source)
+    if reader.kind != "state":
+        raise ValueError(f"{source} is a data set of kind {reader.kind!r}; expected 'state'")
+    if every < 1:
+        raise ValueError(f"every is {every}; expected 1 or more ticks from one image to the next")
+    with Writer(out, task=reader.task, kind="image") as writer:
+        for index in tqdm(range(len(reader)), desc=f"images of {reader.task}", unit="episode"):
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            writer.add(materialise(reader[index], every=every, config=config, key=key))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of a state data set")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the image data set to")
+    parser.add_argument("--size", type=int, default=64, help="height and width of the images in pixels")
+    parser.add_argument("--every", type=int, default=5, help="ticks (0.02 s) from one image to the next")
+    parser.add_argument("--seed", type=int, default=0, help="of the sensors' noise and looks")
+    parser.add_argument("--sensors", choices=("noisy", "clean"), default="noisy", help="as a camera sees, or exact")
+    options = parser.parse_args(arguments)
+    config = (noisy if options.sensors == "noisy" else clean)(options.size)
+    try:
+        materialise_all(options.data, options.out, every=options.every, config=config, seed=options.seed)
+    except ValueError as error:
+        raise SystemExit(f"materialise: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Sections that both stages' configs have in common; every field with its source ("ours": the paper does not say)."""
+
+from ml_collections import ConfigDict
+
+
+def model(preset: str) -> ConfigDict:
+    """Which networks; their sizes stand in clamp_jax/models/presets.py."""
+    section = ConfigDict()
+    section.preset = preset  # "debug", "demo", "Ti/16", "S/16", "B/16"; ours: the paper says neither ViT size nor patch
+    section.overrides = ConfigDict()  # dotted path in the preset -> value, e.g. {"policy.encoder.depth": 4}; ours
+    return section
+
+
+def views() -> ConfigDict:
+    """The virtual views of the cloud (arXiv 2602.00937: five, of depth and world x, y, z, single-pixel splats)."""
+    section = ConfigDict()
+    section.projection = "perspective"  # read off the paper's figure; "orthographic" is the other
+    section.points = 0  # points the cropped cloud is subsampled to, 0 keeps all; ours
+    section.radius_px = 0  # half size of a point's square; the paper's figure shows single pixels
+    return section
+
+
+def sensor(*, noisy: bool = True) -> ConfigDict:
+    """The simulated cameras' faults, drawn anew in every step; all ours: the paper does not describe its augmentation."""
+    section = ConfigDict()
+    section.near_m = 0.0  # a simulated camera measures from its lens on; a D405's least depth is 0.07 m
+    section.far_m = 2.0  # beyond it nothing is measured; the cell is smaller
+    section.depth_noise_m = 0.004 if noisy else 0.0  # standard deviation at 1 m, growing with the square of depth as stereo does
+    section.dropout = 0.02 if noisy else 0.0  # share of pixels without a measurement
+    section.colour_jitter = 0.15 if noisy else 0.0  # largest change of a geom's colour
+    section.light_jitter = 0.4 if noisy else 0.0  # largest change of the light's direction
+    section.camera_jitter_m = 0.002 if noisy else 0.0  # how far the calibration is off,
+    section.camera_jitter_rad = 0.004 if noisy else 0.0  # in place and in direction
+    return section
+
+
+def data(paths: tuple[str, ...] = ()) -> ConfigDict:
+    """Which records, and how they are read."""
+    section = ConfigDict()
+    section.paths = paths  # folders of data sets
+    section.weights = ()  # of the data sets in a batch, () for equal ones; ours
+    section.held_out = 0.1  # fraction of the trajectories never trained on, for retrieval; ours
+    section.shuffle_objects = True  # name a sentence's objects in another order each time; ours: order then carries no meaning
+    section.threads = 2  # that make batches; ours
+    section.bodies = 48  # rows the table of bodies is padded to; ours
+    section.qpos = 64  # entries qpos is padded to; ours
+    # slots of each type of geom; fewer make the ray caster faster, too few are refused; ours
+    section.capacity = ConfigDict({"plane": 1, "sphere": 16, "capsule": 48, "cylinder": 8, "box": 64})
+    return section
+
+
+def optimiser(*, policy: float, clamp: float | None = None, warmup: int) -> ConfigDict:
+    """AdamW for each trained network; ALOHA Unleashed's values are remembered ones (arXiv 2410.13126, appendix)."""
+    section = ConfigDict()
+    section.rates = ConfigDict({"policy": policy} | ({} if clamp is None else {"clamp": clamp}))  # peak learning rates
+    section.warmup = warmup  # steps; ALOHA Unleashed 5,000 of 1M
+    section.weight_decay = 1e-3  # ALOHA Unleashed
+    section.clip = 1.0  # global norm of each network's gradient; ours
+    return section
+
+
+def train(*, batch: int, steps: int, log_every: int, save_every: int) -> ConfigDict:
+    """The loop."""
+    section = ConfigDict()
+    section.batch = batch  # global; ALOHA Unleashed 256
+    section.steps = steps  # paper: 1M
+    section.mapping = "jit"  # over devices: "jit" (with shardings) or "pmap"; ours
+    section.ema_power = 0.75  # average of weights: 1 - (1 + step)^-power, as Diffusion Policy's (arXiv 2303.04137)
+    section.ema_maximum = 0.9999  # and at most this
+    section.log_every = log_every  # steps between two lines of metrics.jsonl; ours
+    section.save_every = save_every  # steps between two checkpoints; ours
+    section.keep_last = 2  # checkpoints kept; ours
+    section.keep_every = 0  # steps whose multiples are kept for ever, 0 for none; ours
+    return section

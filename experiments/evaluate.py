@@ -1,0 +1,231 @@
+"""Roll policies out in simulation from the same initial states and count successes.
+
+    python -m experiments.evaluate --checkpoint runs/finetune --task drawer_close --trials 64 --backend mjx --json out.json
+    python -m experiments.evaluate --checkpoint clamp=runs/a scratch=runs/b --policy hold_still --task drawer_close --video out.mp4
+
+Every policy meets the same initial states (seed and number of the trial decide them) and the same draws of sensor noise and
+diffusion noise; success is counted at any control step and comes with its Wilson 95 % interval.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from clamp_jax import checkpoint, metrics, observe
+from clamp_jax.data import transforms
+from clamp_jax.geometry import kinematics
+from clamp_jax.sim import engines, rollout, scene, tasks
+from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, Capacity, Observation, SceneState
+from experiments import pictures, stages
+
+POLICY_BATCH = 16  # examples the policy takes at once: bounds memory, not the result
+FILM_RATE = 25  # frames a second
+FILM_CELL = (168, 224)  # height, width in pixels of one trial
+GREEN, GREY = (34, 197, 94), (148, 163, 184)
+
+
+class Settings(NamedTuple):
+    """One evaluation; everything that decides its result but the policies."""
+
+    task: str
+    trials: int = 64
+    seed: int = 42
+    backend: str = "mjx"  # or native
+    replan: int = CHUNK  # commands executed of each chunk; CHUNK is ALOHA Unleashed's habit
+    limit_s: float | None = None  # None: the task's own horizon
+
+
+class Candidate(NamedTuple):
+    """A policy with the images it was made for."""
+
+    policy: rollout.Policy
+    height: int
+    width: int
+
+
+def padded_scene(built: Any) -> tuple[SceneState, Capacity]:
+    """The tables of one scene as the sensors take them, with exactly the slots that this scene needs."""
+    capacity = transforms.count_geoms(built.geom_types)
+    geoms = transforms.pad_geoms(built.geom_types, built.geoms, capacity)
+    state = SceneState(np.zeros(built.model.nq, np.float32), built.tree, geoms)
+    return jax.tree.map(jnp.asarray, state), capacity
+
+
+def hold_still(height: int = 24, width: int = 32) -> Candidate:
+    """The baseline that keeps the last command."""
+    return Candidate(rollout.hold_still, height, width)
+
+
+def limit_steps(settings: Settings) -> int:
+    """Control steps an episode may take."""
+    limit_s = settings.limit_s if settings.limit_s is not None else tasks.get(settings.task).horizon_s
+    return round(limit_s * CONTROL_HZ)
+
+
+def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Callable | None = None) -> dict[str, rollout.Rollout]:
+    """Roll every candidate out from the same initial states; tell(name, steps done, of) reports how far one is."""
+    task = tasks.get(settings.task)
+    built = scene.build(settings.task)
+    engine = engines.make(settings.backend, built, task)
+    starts = rollout.initial_states(task, settings.trials, settings.seed)
+    steps, results = limit_steps(settings), {}
+    for name, candidate in candidates.items():
+        sense = _sense(settings.task, candidate.height, candidate.width)
+        progress = functools.partial(tell, name, of=steps) if tell else None
+        how = {"steps": steps, "replan": settings.replan, "progress": progress}
+        results[name] = rollout.rollout(engine, candidate.policy, starts, sense, **how)
+    return results
+
+
+@functools.cache
+def _sense(task: str, height: int, width: int) -> rollout.Sense:
+    state, capacity = padded_scene(scene.build(task))
+    config = observe.clean()._replace(height=height, width=width, capacity=capacity)
+    return rollout.make_sense(state, kinematics.aloha_calibration(height, width), config)
+
+
+def summarise(results: Mapping[str, rollout.Rollout]) -> dict[str, dict[str, Any]]:
+    """Successes, trials, Wilson 95 % interval and the mean time to success (s, of those that succeeded) of each policy."""
+    summary = {}
+    for name, result in results.items():
+        successes, trials = int(result.success.sum()), len(result.success)
+        low, high = metrics.wilson(successes, trials)
+        mean_s = float(result.steps[result.success].mean() / CONTROL_HZ) if successes else None
+        summary[name] = {"successes": successes, "trials": trials, "low": float(low), "high": float(high), "mean_success_s": mean_s}
+    return summary
+
+
+def write_film(result: rollout.Rollout, task: str, path: Path, trials: int = 6) -> str | None:
+    """Film the first trials side by side, green once they have succeeded; returns None, or in one line why there is none."""
+    frames = film_frames(result, task, min(trials, len(result.success)))
+    return pictures.film(frames, path, FILM_RATE)
+
+
+def film_frames(result: rollout.Rollout, task: str, trials: int) -> Iterator[np.ndarray]:
+    """Pictures (h, w, 3) uint8 of a grid of trials, one every CONTROL_HZ / FILM_RATE control steps, the last one for 1 s longer."""
+    state, capacity = padded_scene(scene.build(task))
+    render = pictures.make_film_renderer(state, capacity, *FILM_CELL)
+    last = int(max(result.steps[:trials]))
+    ticks = list(range(0, last + 1, CONTROL_HZ // FILM_RATE)) + [last] * FILM_RATE
+    known: dict[int, np.ndarray] = {}
+    for tick in ticks:
+        if tick not in known:
+            known = {tick: np.asarray(render(jnp.asarray(result.qpos[:trials, min(tick, result.qpos.shape[1] - 1)])))}
+        done = result.success[:trials] & (result.steps[:trials] <= tick)
+        cells = [pictures.framed(image, GREEN if ok else GREY) for image, ok in zip(known[tick], done, strict=True)]
+        yield _grid(cells)
+
+
+def _grid(cells: Sequence[np.ndarray], across: int = 3) -> np.ndarray:
+    across = min(across, len(cells))
+    blank = np.full_like(cells[0], 255)
+    padded = list(cells) + [blank] * (-len(cells) % across)
+    return np.concatenate([np.concatenate(padded[i : i + across], 1) for i in range(0, len(padded), across)], 0)
+
+
+def batched(act: Callable, params: Any) -> rollout.Policy:
+    """A policy for a batch of act(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key."""
+
+    def one(params: Any, observation: Observation, key: jax.Array) -> jax.Array:
+        noise = jax.random.normal(jax.random.fold_in(key, 1), (CHUNK, ACTION_DIM))
+        return act(params, observation, noise)
+
+    @jax.jit
+    def policy(params: Any, observation: Observation, keys: jax.Array) -> jax.Array:
+        return jax.lax.map(lambda x: one(params, *x), (observation, keys), batch_size=POLICY_BATCH)
+
+    return functools.partial(policy, jax.tree.map(jnp.asarray, params))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; a checkpoint is DIR or NAME=DIR."""
+    parser = argparse.ArgumentParser(description="Success of policies in simulation, from the same initial states.")
+    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="[NAME=]DIR", help="folders of fine-tuned policies")
+    parser.add_argument("--policy", choices=("checkpoint", "hold_still"), default="checkpoint", help="hold_still: also that baseline")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--backend", choices=("mjx", "native"), default="mjx")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--replan", type=int, default=CHUNK, help=f"commands executed of each chunk of {CHUNK}")
+    parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--video", type=Path, help="film of the first policy's first trials (.mp4)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate, print a line for each policy, write JSON and film."""
+    args = parse(argv)
+    try:
+        settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s)
+        report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
+    except (ValueError, OSError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 1
+    for name, entry in report["success"].items():
+        share = entry["successes"] / entry["trials"]
+        print(f"{name}: {entry['successes']}/{entry['trials']} = {share:.0%}, Wilson 95 % {entry['low']:.0%} to {entry['high']:.0%}")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        stages.write_json(args.json, report)
+    return 0
+
+
+def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Path | None = None) -> dict[str, Any]:
+    """Everything of one evaluation with progress bars, as the JSON report."""
+    begin = time.monotonic()
+    with _bars() as bars:
+        rows = {name: bars.add_task(name, total=limit_steps(settings)) for name in candidates}
+        results = run_all(candidates, settings, lambda name, done, of: bars.update(rows[name], completed=done, total=of))
+    report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results)}
+    if video is not None:
+        problem = write_film(next(iter(results.values())), settings.task, video)
+        report["video"] = problem or str(video)
+        print(problem or f"wrote {video}")
+    return report | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def _bars() -> Progress:
+    percent = TextColumn("{task.percentage:3.0f} %")
+    return Progress(TextColumn("{task.description:>18}"), BarColumn(), percent, TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def named_candidates(folders: Sequence[str], policy: str) -> dict[str, Candidate]:
+    """Candidates by name of [NAME=]DIR arguments; ValueError when there is none or two have one name."""
+    found = {}
+    for text in folders:
+        name, _, folder = text.rpartition("=")
+        name = name or Path(folder).name
+        if name in found:
+            raise ValueError(f"two checkpoints are called {name!r}; name them: --checkpoint first=DIR second=DIR")
+        found[name] = load(Path(folder))
+    if policy == "hold_still":
+        found["hold_still"] = hold_still()
+    if not found:
+        raise ValueError("nothing to evaluate; give --checkpoint DIR or --policy hold_still")
+    return found
+
+
+def load(folder: Path) -> Candidate:
+    """The policy of a fine-tuning run's newest checkpoint (its averaged weights)."""
+    loaded = checkpoint.load_params(folder)
+    raise NotImplementedError(json.dumps(loaded.config))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

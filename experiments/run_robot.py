@@ -1,0 +1,225 @@
+"""Drive a simulated robot, in real time in its own process, with a policy that is served somewhere.
+
+    python -m experiments.run_robot --server ws://127.0.0.1:8000 --task drawer_close --seconds 8 --seed 1 --json out.json
+
+This process knows the policy through the websocket alone: it holds the control loop (50 Hz), the safety layer and the client.
+The robot's process has the physics (native MuJoCo) and makes camera images when the control loop asks for them.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clamp_jax.deploy import control
+from clamp_jax.deploy.client import Client, Refused, Unavailable
+from clamp_jax.deploy.robots import RobotLost
+from clamp_jax.deploy.robots.simulated import SimulatedRobot
+from clamp_jax.deploy.safety import Safety
+
+CONNECT_S = 30.0  # how long to wait for a server that is starting
+
+
+class Episode(NamedTuple):
+    """One run of the robot."""
+
+    task: str
+    seconds: float = 8.0
+    seed: int = 1
+    rest: bool = False  # go to the sleep pose at the end
+
+
+class SimulatedCell:
+    """The plant of a simulated robot: native MuJoCo and the sensors of `observe`, images of (height, width) pixels."""
+
+    def __init__(self, task: str, instruction: str, height: int, width: int, seed: int):
+        """Start in a reset whose variant is the instruction's; ValueError when the task has no such instruction."""
+        from clamp_jax import runtime
+
+        runtime.setup("cpu")  # the robot's computer; the accelerator, if there is one, is the server's
+        import jax
+        import mujoco
+
+        from clamp_jax.sim import robot, rollout, scene, tasks
+
+        self._task, self._scene = tasks.get(task), scene.build(task)
+        qpos, self._variant = start_state(self._task, instruction, seed)
+        self._mujoco, self._control, self._substeps = mujoco, robot.control, scene.SUBSTEPS
+        self._data = mujoco.MjData(self._scene.model)
+        self._data.qpos[:] = qpos
+        mujoco.mj_forward(self._scene.model, self._data)
+        self._home = rollout.HOME_ACTION
+        self._success, self._succeeded_at = jax.jit(self._task.success), None
+        self._sense, self._calibration = _sensors(self._scene, height, width)
+        self.sense(self.snapshot())  # compile before the clock starts
+        self._judge()
+
+    def step(self, action: np.ndarray | None) -> None:
+        """Advance 0.02 s."""
+        self._data.ctrl[:] = self._control(self._home if action is None else action)
+        self._mujoco.mj_step(self._scene.model, self._data, nstep=self._substeps)
+        self._judge()
+
+    def joints(self) -> np.ndarray:
+        """Measured joints (14,), exact."""
+        from clamp_jax.geometry import aloha
+
+        arms = self._data.qpos[:16].reshape(2, 8)[:, :7].copy()
+        arms[:, 6] = (arms[:, 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
+        return arms.reshape(14)
+
+    def snapshot(self) -> np.ndarray:
+        """qpos (q,)."""
+        return self._data.qpos.astype(np.float32)
+
+    def sense(self, snapshot: np.ndarray) -> dict:
+        """Images, depth and joints of a snapshot by camera name, and the cell's calibration."""
+        from clamp_jax.structs import CAMERAS
+
+        observation = self._sense(snapshot)
+        rgb, depth_m = np.asarray(observation.rgb), np.asarray(observation.depth_m)
+        return {
+            "images": dict(zip(CAMERAS, rgb, strict=True)),
+            "depth_m": dict(zip(CAMERAS, depth_m, strict=True)),
+            "state": np.asarray(observation.joints, np.float32),
+            "calibration": self._calibration,
+        }
+
+    def status(self) -> dict:
+        """Whether and when (s of simulated time) the task was first done."""
+        return {"success": self._succeeded_at is not None, "succeeded_at_s": self._succeeded_at, "time_s": float(self._data.time)}
+
+    def _judge(self) -> None:
+        if self._succeeded_at is None and self._success(self.snapshot(), self._data.qvel.astype(np.float32), self._variant):
+            self._succeeded_at = float(self._data.time)
+
+
+def start_state(task: Any, instruction: str, seed: int, draws: int = 64) -> tuple[np.ndarray, Any]:
+    """(qpos (q,), variant) of the first reset of `seed` whose instruction is the given one; ValueError when there is none."""
+    from clamp_jax.sim import rollout
+
+    if instruction not in task.instructions:
+        raise ValueError(f"the policy is for {instruction!r}; task {task.name!r} has {list(task.instructions)}")
+    starts = rollout.initial_states(task, draws if len(task.instructions) > 1 else 1, seed)
+    for qpos, variant in zip(starts.qpos, starts.variant, strict=True):
+        if task.instructions[int(variant)] == instruction:
+            return qpos, variant
+    raise ValueError(f"none of {draws} resets of task {task.name!r} has the instruction {instruction!r}; try another seed")
+
+
+def _sensors(built: Any, height: int, width: int) -> tuple[Callable, dict]:
+    """qpos -> Observation, compiled, and the nominal calibration as a request has it."""
+    from clamp_jax import observe
+    from clamp_jax.geometry import kinematics
+    from clamp_jax.sim import rollout
+    from experiments.evaluate import padded_scene
+
+    state, capacity = padded_scene(built)
+    config = observe.clean()._replace(height=height, width=width, capacity=capacity)
+    calibration = kinematics.aloha_calibration(height, width)
+    sense = rollout.make_sense(state, calibration, config)
+    names = ("intrinsics", "parent_from_camera", "world_from_base")
+    told = {name: np.asarray(getattr(calibration, name), np.float32) for name in names}
+    return lambda qpos: _first(sense, qpos), told
+
+
+def _first(sense: Callable, qpos: np.ndarray) -> Any:
+    import jax
+
+    past, mask = np.zeros((1, 50, 14), np.float32), np.zeros((1, 50), bool)  # the control loop knows these, not the robot
+    return jax.tree.map(lambda leaf: leaf[0], sense(qpos[None], past, mask, jax.random.key(0)[None]))
+
+
+def run_episode(url: str, episode: Episode, *, api_key: str | None = None) -> dict:
+    """Connect, start the robot, control it and report {"robot_episode", "latency_ms", ...}.
+
+    Refused, Unavailable (no server), RobotLost or ValueError (task and policy do not fit) when it cannot start.
+    """
+    with Client(url, api_key=api_key) as client:
+        spec = client.connect(CONNECT_S)
+        height, width = spec["image_size"]
+        cell = {"task": episode.task, "instruction": spec["instruction"], "height": height, "width": width, "seed": episode.seed}
+        with SimulatedRobot(SimulatedCell, cell) as robot:
+            times: list[float] = []
+            report = drive(robot, _planner(robot, client, times), episode)
+            status = robot.status()
+            if episode.rest:
+                robot.rest()
+    return summary(report, status, times) | {"episode": episode._asdict(), "instruction": spec["instruction"]}
+
+
+def drive(robot: Any, plan: Callable, episode: Episode) -> control.Report:
+    """The control loop around a robot; a robot that is lost ends it, not completed."""
+    planner = control.ThreadPlanner(plan)
+    controller = control.Controller(robot, planner, Safety(robot.limits), seed=episode.seed)
+    try:
+        return controller.run(episode.seconds)
+    except RobotLost as error:
+        print(f"run_robot: {error}", file=sys.stderr)
+        return controller.report(False)
+    finally:
+        planner.close()
+
+
+def _planner(robot: Any, client: Client, times: list[float]) -> Callable:
+    """question -> actions (50, 14) of the server; appends each reply's round trip in ms to `times`."""
+
+    def plan(question: control.Question) -> np.ndarray:
+        observation = robot.observe()
+        started = time.monotonic()
+        reply = client.infer(observation | question._asdict(), timeout_s=control.Settings().stale_s)
+        times.append(1e3 * (time.monotonic() - started))
+        return reply["actions"]
+
+    return plan
+
+
+def summary(report: control.Report, status: dict, times_ms: Sequence[float]) -> dict:
+    """The JSON report: robot_episode, latency_ms (request to reply) and observation_to_reply_ms (with the images' making)."""
+    counts = {name: value for name, value in report._asdict().items() if name != "latencies_ms"}
+    return {
+        "robot_episode": counts | status,
+        "latency_ms": control.percentiles_ms(tuple(times_ms)),
+        "observation_to_reply_ms": control.percentiles_ms(report.latencies_ms),
+    }
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Drive a simulated robot with a served policy.")
+    parser.add_argument("--server", default="ws://127.0.0.1:8000")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rest", action="store_true", help="go to the sleep pose at the end")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one episode, print what came of it, write JSON."""
+    args = parse(argv)
+    episode = Episode(args.task, args.seconds, args.seed, args.rest)
+    try:
+        result = run_episode(args.server, episode, api_key=os.environ.get("CLAMP_API_KEY"))
+    except (ValueError, Refused, Unavailable, RobotLost) as error:
+        print(f"run_robot: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        temporary = args.json.with_name(f".{args.json.name}.tmp")
+        temporary.write_text(text)
+        temporary.rename(args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""Serve an artifact over a websocket until SIGTERM.
+
+    python -m experiments.serve --artifact runs/artifact --port 8000
+    CLAMP_API_KEY=... python -m experiments.serve --artifact runs/artifact --host 0.0.0.0
+
+It listens when the policy is loaded, verified and compiled; then it prints "ready ws://host:port". Away from loopback an API key
+is needed (environment variable CLAMP_API_KEY, never on the command line, where others can read it).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup()
+
+from clamp_jax.deploy import artifact
+from clamp_jax.deploy.server import PolicyServer, Settings
+
+READY = "ready "
+STOP_S = 15.0  # how long a server may take to end before it is killed
+
+
+def serve(folder: Path, settings: Settings, *, instruction: str | None = None) -> None:
+    """Load, verify, warm and serve until SIGTERM or SIGINT; ValueError or OSError when the artifact or the address is refused."""
+    policy = artifact.load_artifact(folder, instruction=instruction)
+    server = PolicyServer(policy, settings)
+    warm = artifact.example_inputs(policy.spec)
+    asyncio.run(server.run(warm=warm, ready=lambda url: print(READY + url, flush=True), signals=True))
+
+
+@contextlib.contextmanager
+def server_process(folder: Path, *, port: int = 0, ready_s: float = 600.0) -> Iterator[str]:
+    """A server in a process of its own while the context is open; gives its URL. RuntimeError when it does not get ready."""
+    command = [sys.executable, "-m", "experiments.serve", "--artifact", str(folder), "--port", str(port)]
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(ready_s, process.kill)
+    watchdog.start()
+    try:
+        yield _ready_url(process)
+    finally:
+        watchdog.cancel()
+        _end(process)
+
+
+def _ready_url(process: subprocess.Popen) -> str:
+    for line in process.stdout:
+        if line.startswith(READY):
+            return line.removeprefix(READY).strip()
+    raise RuntimeError(f"the policy server ended with code {process.wait()} before it was ready; its own words stand above")
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Serve an exported policy over a websocket.")
+    parser.add_argument("--artifact", type=Path, required=True, help="folder that experiments.export wrote")
+    parser.add_argument("--host", default="127.0.0.1", help="away from loopback the environment must hold CLAMP_API_KEY")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one, printed when ready")
+    parser.add_argument("--instruction", help="refuse an artifact that was trained for another one")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; 1 with one line on the standard error when it cannot."""
+    args = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = Settings(host=args.host, port=args.port, api_key=os.environ.get("CLAMP_API_KEY") or None)
+    try:
+        serve(args.artifact, settings, instruction=args.instruction)
+    except (ValueError, OSError) as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""Stages of a run: done once, done again when what they depend on changed, taken up after a stop."""
+
+import pytest
+
+from experiments.stages import StageError, Stages
+
+
+class Count:
+    """Work that counts how often it was done and leaves a file."""
+
+    def __init__(self, path):
+        self.path, self.times = path, 0
+
+    def __call__(self):
+        self.times += 1
+        self.path.mkdir(exist_ok=True)
+        (self.path / str(self.times)).write_text("x")
+        return {"times": self.times}
+
+
+def chain(run, first, second, episodes=3):
+    lines = []
+    found = Stages(run, lines.append)
+    found.do("data", first, inputs={"episodes": episodes}, outputs=["data"])
+    found.do("train", second, inputs={"steps": 5}, after=["data"], outputs=["train"])
+    return found, lines
+
+
+def test_a_second_run_does_nothing(tmp_path):
+    first, second = Count(tmp_path / "data"), Count(tmp_path / "train")
+    chain(tmp_path, first, second)
+    found, lines = chain(tmp_path, first, second)
+    assert (first.times, second.times) == (1, 1)
+    assert found.results == {"data": {"times": 1}, "train": {"times": 1}}
+    assert all("nothing has changed" in line for line in lines)
+
+
+def test_a_change_runs_the_stage_and_all_after_it_from_nothing(tmp_path):
+    first, second = Count(tmp_path / "data"), Count(tmp_path / "train")
+    chain(tmp_path, first, second)
+    chain(tmp_path, first, second, episodes=4)
+    assert (first.times, second.times) == (2, 2)
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["2"], "what the first try wrote is gone"
+
+
+def test_an_output_that_is_gone_is_made_again(tmp_path):
+    first, second = Count(tmp_path / "data"), Count(tmp_path / "train")
+    chain(tmp_path, first, second)
+    (tmp_path / "train" / "1").unlink()
+    (tmp_path / "train").rmdir()
+    chain(tmp_path, first, second)
+    assert (first.times, second.times) == (1, 2)
+
+
+def test_a_failure_names_stage_and_log_and_the_next_run_continues_there(tmp_path):
+    first, second = Count(tmp_path / "data"), Count(tmp_path / "train")
+
+    def fails():
+        raise RuntimeError("out of paper\nmore")
+
+    with pytest.raises(StageError, match=r"stage train failed: RuntimeError: out of paper\n  log: .*train.log"):
+        chain(tmp_path, first, fails)
+    assert "RuntimeError: out of paper" in (tmp_path / "logs" / "train.log").read_text()
+    chain(tmp_path, first, second)
+    assert (first.times, second.times) == (1, 1)
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(5, True), (6, False)])
+def test_an_unfinished_stage_is_resumed_only_with_the_same_inputs(tmp_path, steps, kept):
+    partial = tmp_path / "train" / "half"
+
+    def stops():
+        partial.parent.mkdir()
+        partial.write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stages(tmp_path, str).do("train", stops, inputs={"steps": 5}, outputs=["train"], resumable=True)
+    seen = []
+    again = Stages(tmp_path, str)
+    again.do("train", lambda: {"half": seen.append(partial.exists())}, inputs={"steps": steps}, resumable=True, outputs=["train"])
+    assert seen == [kept]
+
+
+def test_a_broken_stamp_counts_as_not_done(tmp_path):
+    first, second = Count(tmp_path / "data"), Count(tmp_path / "train")
+    chain(tmp_path, first, second)
+    (tmp_path / "stages" / "train.json").write_text('{"inputs": ')
+    chain(tmp_path, first, second)
+    assert (first.times, second.times) == (1, 2)
