@@ -60,6 +60,12 @@ def replicate(tree: Any, on: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(on, PartitionSpec()))
 
 
+def replicate_shapes(tree: Any, on: Mesh) -> Any:
+    """The ShapeDtypeStructs of a tree as `replicate` would lay it out."""
+    whole = NamedSharding(on, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), tree)
+
+
 def map_step(
     step: Callable[..., tuple[TrainState, dict]], on: Mesh, *, mapping: str = "jit", donate: bool = True
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:

@@ -23,6 +23,7 @@ from clamp_jax.parallel import Reduction
 from clamp_jax.render.views import ViewConfig, default_views, orthographic_views
 from clamp_jax.structs import CAMERAS, Batch, Capacity, Observation, StateExample, TrainState
 
+CAPACITY = Capacity()
 Metrics = dict[str, Array]
 Objective = Callable[[dict[str, Any]], tuple[Array, Metrics]]
 
@@ -91,10 +92,10 @@ class Goals(NamedTuple):
     keys: Array  # (b,) for timesteps and noise
 
 
-def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: str, capacity: Capacity = Capacity()) -> Networks:
+def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: str, capacity: Capacity = CAPACITY) -> Networks:
     """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
 
-    model: preset, overrides (dotted path -> value, of the preset). views: projection ("perspective" or "orthographic"), points,
+    model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or "orthographic"), points,
     radius_px. sensor: the fields of SensorConfig but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
     Raises ValueError for a name that does not exist.
     """

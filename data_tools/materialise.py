@@ -21,29 +21,27 @@ CHUNK_FRAMES = 8  # frames drawn at once; one size, so that the sensors compile 
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _images(scenes: SceneState, calibration: Calibration, keys: jax.Array, config: SensorConfig) -> tuple[jax.Array, jax.Array]:
-    """RGB (n, k, h, w, 3) and depth (n, k, h, w) of n states (qpos batched) of one scene; keys (n,)."""
+def draw_images(
+    scenes: SceneState, calibration: Calibration, key: jax.Array, ticks: np.ndarray, *, config: SensorConfig
+) -> tuple[jax.Array, jax.Array]:
+    """RGB (n, k, h, w, 3) and depth (n, k, h, w) of n scenes at ticks (n,), each drawn with fold_in(key, tick)."""
     joints, past = np.zeros(ACTION_DIM, np.float32), np.zeros((HISTORY, ACTION_DIM), np.float32)
     rest = (calibration, joints, past, np.zeros(HISTORY, bool))  # passed through, not seen by a camera
 
-    def one(qpos: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        observation = sense(scenes._replace(qpos=qpos), *rest, config=config, key=key)
+    def one(scene: SceneState, tick: jax.Array) -> tuple[jax.Array, jax.Array]:
+        observation = sense(scene, *rest, config=config, key=jax.random.fold_in(key, tick))
         return observation.rgb, observation.depth_m
 
-    return jax.vmap(one)(scenes.qpos, keys)
+    return jax.vmap(one)(scenes, ticks)
 
 
 def _draw(episode: Episode, ticks: np.ndarray, config: SensorConfig, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    scene = SceneState(
-        pad_qpos(episode.qpos, SIZES.qpos),
-        pad_tree(episode.tree, SIZES.bodies),
-        pad_geoms(episode.geom_types, episode.geoms, config.capacity),
-    )
-    calibration, parts = aloha_calibration(config.height, config.width), []
+    tree, geoms = pad_tree(episode.tree, SIZES.bodies), pad_geoms(episode.geom_types, episode.geoms, config.capacity)
+    tree, geoms = jax.tree.map(lambda x: np.repeat(x[None], CHUNK_FRAMES, axis=0), (tree, geoms))
+    calibration, qpos, parts = aloha_calibration(config.height, config.width), pad_qpos(episode.qpos, SIZES.qpos), []
     for start in range(0, len(ticks), CHUNK_FRAMES):
         chosen = np.resize(ticks[start : start + CHUNK_FRAMES], CHUNK_FRAMES)  # the last chunk repeats itself
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, chosen)
-        parts.append(jax.device_get(_images(scene._replace(qpos=scene.qpos[chosen]), calibration, keys, config)))
+        parts.append(jax.device_get(draw_images(SceneState(qpos[chosen], tree, geoms), calibration, key, chosen, config=config)))
     rgb, depth_m = (np.concatenate(images)[: len(ticks)] for images in zip(*parts, strict=True))
     return rgb, depth_m
 

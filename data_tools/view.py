@@ -81,7 +81,7 @@ def draw_sheet(found: list[Picture], actions: np.ndarray, title: str, out: Path)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("a contact sheet needs matplotlib; install it with: pip install 'clamp_jax[viz]'") from error
+        raise ValueError("a contact sheet needs matplotlib; install it with: pip install 'clamp-jax[viz]'") from error
     rows = 2 * len(CAMERAS) + len(VIEWS)
     figure = Figure(figsize=(1.5 * len(found) + 2, 1.5 * rows + 3), layout="constrained")
     grid = figure.add_gridspec(rows + 2, len(found))

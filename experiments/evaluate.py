@@ -9,7 +9,6 @@ diffusion noise; success is counted at any control step and comes with its Wilso
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +23,9 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from clamp_jax import checkpoint, metrics, observe
+from clamp_jax import act, metrics, observe
 from clamp_jax.data import transforms
 from clamp_jax.geometry import kinematics
 from clamp_jax.sim import engines, rollout, scene, tasks
@@ -54,8 +53,7 @@ class Candidate(NamedTuple):
     """A policy with the images it was made for."""
 
     policy: rollout.Policy
-    height: int
-    width: int
+    sensor: observe.SensorConfig
 
 
 def padded_scene(built: Any) -> tuple[SceneState, Capacity]:
@@ -66,9 +64,9 @@ def padded_scene(built: Any) -> tuple[SceneState, Capacity]:
     return jax.tree.map(jnp.asarray, state), capacity
 
 
-def hold_still(height: int = 24, width: int = 32) -> Candidate:
-    """The baseline that keeps the last command."""
-    return Candidate(rollout.hold_still, height, width)
+def hold_still() -> Candidate:
+    """The baseline that keeps the last command; what its cameras see does not matter."""
+    return Candidate(rollout.hold_still, observe.clean(8))
 
 
 def limit_steps(settings: Settings) -> int:
@@ -85,18 +83,19 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
     starts = rollout.initial_states(task, settings.trials, settings.seed)
     steps, results = limit_steps(settings), {}
     for name, candidate in candidates.items():
-        sense = _sense(settings.task, candidate.height, candidate.width)
-        progress = functools.partial(tell, name, of=steps) if tell else None
+        sense = _sense(settings.task, candidate.sensor)
+        progress = functools.partial(tell, name, of=steps) if tell else lambda done: None
+        progress(0)
         how = {"steps": steps, "replan": settings.replan, "progress": progress}
         results[name] = rollout.rollout(engine, candidate.policy, starts, sense, **how)
+        progress(steps)
     return results
 
 
 @functools.cache
-def _sense(task: str, height: int, width: int) -> rollout.Sense:
+def _sense(task: str, sensor: observe.SensorConfig) -> rollout.Sense:
     state, capacity = padded_scene(scene.build(task))
-    config = observe.clean()._replace(height=height, width=width, capacity=capacity)
-    return rollout.make_sense(state, kinematics.aloha_calibration(height, width), config)
+    return rollout.make_sense(state, kinematics.aloha_calibration(sensor.height, sensor.width), sensor._replace(capacity=capacity))
 
 
 def summarise(results: Mapping[str, rollout.Rollout]) -> dict[str, dict[str, Any]]:
@@ -138,12 +137,12 @@ def _grid(cells: Sequence[np.ndarray], across: int = 3) -> np.ndarray:
     return np.concatenate([np.concatenate(padded[i : i + across], 1) for i in range(0, len(padded), across)], 0)
 
 
-def batched(act: Callable, params: Any) -> rollout.Policy:
-    """A policy for a batch of act(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key."""
+def batched(single: act.Act, params: Any) -> rollout.Policy:
+    """A policy for a batch of single(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key."""
 
     def one(params: Any, observation: Observation, key: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.fold_in(key, 1), (CHUNK, ACTION_DIM))
-        return act(params, observation, noise)
+        return single(params, observation, noise)
 
     @jax.jit
     def policy(params: Any, observation: Observation, keys: jax.Array) -> jax.Array:
@@ -189,9 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Path | None = None) -> dict[str, Any]:
     """Everything of one evaluation with progress bars, as the JSON report."""
     begin = time.monotonic()
-    with _bars() as bars:
-        rows = {name: bars.add_task(name, total=limit_steps(settings)) for name in candidates}
-        results = run_all(candidates, settings, lambda name, done, of: bars.update(rows[name], completed=done, total=of))
+    with stages.bars() as bars:
+        rows = {name: bars.add_task(name, total=limit_steps(settings), note="", start=False) for name in candidates}
+        results = run_all(candidates, settings, functools.partial(_show, bars, rows))
     report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results)}
     if video is not None:
         problem = write_film(next(iter(results.values())), settings.task, video)
@@ -200,9 +199,10 @@ def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Pat
     return report | {"seconds": round(time.monotonic() - begin, 1)}
 
 
-def _bars() -> Progress:
-    percent = TextColumn("{task.percentage:3.0f} %")
-    return Progress(TextColumn("{task.description:>18}"), BarColumn(), percent, TimeElapsedColumn(), TimeRemainingColumn())
+def _show(bars: Progress, rows: Mapping[str, Any], name: str, done: int, of: int) -> None:
+    if done == 0:
+        bars.start_task(rows[name])
+    bars.update(rows[name], completed=of if done >= of else done)
 
 
 def named_candidates(folders: Sequence[str], policy: str) -> dict[str, Candidate]:
@@ -223,8 +223,13 @@ def named_candidates(folders: Sequence[str], policy: str) -> dict[str, Candidate
 
 def load(folder: Path) -> Candidate:
     """The policy of a fine-tuning run's newest checkpoint (its averaged weights)."""
-    loaded = checkpoint.load_params(folder)
-    raise NotImplementedError(json.dumps(loaded.config))
+    run = act.load_policy(folder)
+    return Candidate(batched(run.act, run.params), fixed_looks(run.networks.sensor))
+
+
+def fixed_looks(sensor: observe.SensorConfig) -> observe.SensorConfig:
+    """Training's sensors without what training draws afresh: colours, light and cameras as they are, depth noise and holes kept."""
+    return sensor._replace(colour_jitter=0.0, light_jitter=0.0, camera_jitter_m=0.0, camera_jitter_rad=0.0)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def collect(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "evaluation": {key: value for key, value in result.get("evaluate", {}).items() if key != "success"},
         "retrieval": result.get("retrieval", {}).get("pairs", {}),
         "latency_ms": robot.get("latency_ms", {}),
-        "robot_episode": robot.get("episode", {}),
+        "robot_episode": robot.get("robot_episode", {}),
         "export": result.get("export", {}),
         "versions": versions(),
         "machine": {"cpus": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
@@ -208,7 +208,7 @@ def _series(lines: Sequence[Mapping[str, float]], key: str) -> charts.Series:
 
 
 def _pair_losses(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    series = {PAIRS[pair]: _series(logs.get("pretrain_clamp", []), f"loss_{pair}") for pair in PAIRS}
+    series = {PAIRS[pair]: _series(logs.get("pretrain_clamp", []), f"loss/{pair}") for pair in PAIRS}
     series = {name: xy for name, xy in series.items() if xy[0]}
     return charts.line_chart(series, title="Pre-training: sigmoid loss of the three pairs", x_label="step") if series else ""
 
@@ -218,7 +218,7 @@ def _diffusion_losses(logs: Mapping[str, Sequence[Mapping[str, float]]], stage: 
     for name, lines in logs.items():
         if name.startswith(stage + "_"):
             kind = name.removeprefix(stage + "_")
-            series[NAMES.get(kind, kind)] = _series(lines, "loss_diffusion")
+            series[NAMES.get(kind, kind)] = _series(lines, "loss/diffusion")
     series = {name: xy for name, xy in series.items() if xy[0]}
     return charts.line_chart(series, title=title, x_label="step") if series else ""
 
@@ -278,7 +278,7 @@ def _deployment(report: Mapping[str, Any]) -> str:
         return ""
     rows = []
     if export:
-        rows.append(("exported policy against the one in memory", f"largest difference {export.get('max_difference', float('nan')):.1e}"))
+        rows.append(("exported policy against the one in memory", f"largest difference {export.get('difference', float('nan')):.1e}"))
     if latency:
         rows.append(("policy call through the websocket", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms"))
     if episode:

@@ -4,15 +4,19 @@
 without one is unfinished. A stage whose inputs, or those of a stage before it, have changed starts again from nothing.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Result = dict[str, Any]
 
@@ -95,6 +99,21 @@ class Stages:
         self._stamp(name).with_suffix(".begun").unlink(missing_ok=True)
         self.tell(f"{name}: done in {done['seconds']:.0f} s")
         return done
+
+
+def bars(console: Console | None = None) -> Progress:
+    """Progress bars with elapsed and remaining time."""
+    percent, note = TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[note]}")
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(compact=True)
+    return Progress(TextColumn("{task.description:>22}"), BarColumn(30), percent, *times, note, console=console)
+
+
+@contextlib.contextmanager
+def bar(name: str, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """One bar while the context is open; gives update(done, total, note="")."""
+    with bars(console) as shown:
+        row = shown.add_task(name, total=None, note="")
+        yield lambda done, total, note="": shown.update(row, completed=done, total=total, note=note)
 
 
 def write_json(path: Path, content: Any) -> None:

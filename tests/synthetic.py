@@ -7,8 +7,8 @@ import numpy as np
 from clamp_jax.data.records import Episode, Writer
 from clamp_jax.data.transforms import GEOM_TYPES
 from clamp_jax.geometry import aloha
-from clamp_jax.geometry.kinematics import aloha_calibration, arm_tree
-from clamp_jax.structs import JOINT_FREE, Calibration, Geoms, Tree
+from clamp_jax.geometry.kinematics import arm_tree
+from clamp_jax.structs import CAMERAS, JOINT_FREE, Calibration, Geoms, Tree
 
 OBJECTS = ("red box", "blue ball")
 TASK, INSTRUCTION = "box_lift", "lift the red box"
@@ -92,14 +92,27 @@ def episode(seed: int = 0, steps: int = 60, *, task: str = TASK, names: tuple[st
     )
 
 
+def calibration(height: int, width: int) -> Calibration:
+    """Four cameras where the cell's are, all looking straight down; numpy alone, so that a test need not compile kinematics."""
+    mounts = [aloha.CAMERA_MOUNTS[name] for name in CAMERAS]
+    poses = np.tile(np.diag([1.0, -1, -1, 1]), (len(mounts), 1, 1))
+    poses[:, :3, 3] = [mount.pos for mount in mounts]
+    bases = np.tile(np.eye(4), (2, 1, 1))
+    bases[:, :3, 3] = [aloha.BASES[side][0] for side in aloha.SIDES]
+    bases[1, :2, :2] *= -1  # the right arm is turned by half a turn
+    intrinsics = np.tile(aloha.d405_intrinsics(height, width), (len(mounts), 1))
+    mount = np.array([mount.mount for mount in mounts], np.int32)
+    return Calibration(*(x.astype(np.float32) for x in (intrinsics, poses)), mount, bases.astype(np.float32))
+
+
 def image_episode(seed: int = 0, steps: int = 60, *, task: str = TASK, every: int = 20, size: int = 8) -> Episode:
-    """The same episode as a recorded one: random pixels, depth with holes, the cell's calibration."""
+    """The same episode as a recorded one: random pixels, depth with holes, a calibration that is valid."""
     rng = np.random.default_rng([seed, 1])
     ticks = np.arange(0, steps, every, dtype=np.int32)
     shape = (len(ticks), 4, size, size)
     depth_m = rng.uniform(0.2, 1.5, shape).astype(np.float32) * (rng.random(shape) > 0.1)
-    calibration = Calibration(*(np.repeat(np.asarray(x)[None], len(ticks), axis=0) for x in aloha_calibration(size, size)))
-    images = {"ticks": ticks, "rgb": rng.integers(0, 256, (*shape, 3), np.uint8), "depth_m": depth_m, "calibration": calibration}
+    repeated = Calibration(*(np.repeat(x[None], len(ticks), axis=0) for x in calibration(size, size)))
+    images = {"ticks": ticks, "rgb": rng.integers(0, 256, (*shape, 3), np.uint8), "depth_m": depth_m, "calibration": repeated}
     state = {"qpos": None, "tree": None, "geom_types": None, "geoms": None}
     return episode(seed, steps, task=task)._replace(kind="image", **state, **images)
 

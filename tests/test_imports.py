@@ -20,7 +20,7 @@ FORBIDDEN = {
     "losses": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
     "diffusion": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
     "steps": ["sim", "deploy", "checkpoint", "act"],
-    "act": ["sim", "deploy", "checkpoint"],
+    "act": ["sim", "deploy"],
     "parallel": ["models", "sim", "deploy", "data"],
     "checkpoint": ["models", "sim", "deploy"],
     "data": ["models", "sim", "deploy", "steps"],

@@ -29,6 +29,7 @@ def states(tmp_path_factory):
 def test_state_episodes_come_back(states):
     reader = Reader(states)
     assert (len(reader), reader.kind, reader.task, reader.ticks.tolist()) == (5, "state", synthetic.TASK, [60, 61, 62, 63, 64])
+    assert reader.meta["instructions"] == {synthetic.INSTRUCTION: 5} and reader.meta["object_names"] == list(synthetic.OBJECTS)
     for i in range(5):
         assert_same(reader[i], synthetic.episode(i, 60 + i))
 
@@ -66,8 +67,10 @@ def test_unfinished_folder_is_refused_and_started_again(tmp_path):
     writer.add(synthetic.episode(0))
     with pytest.raises(ValueError, match="holds no finished data set"):
         Reader(tmp_path)
+    foreign = tmp_path / "other.array_record"
+    foreign.touch()
     synthetic.write(tmp_path, 2)
-    assert len(Reader(tmp_path)) == 2
+    assert len(Reader(tmp_path)) == 2 and foreign.exists(), "only files of our own names are removed"
     with pytest.raises(ValueError, match="already holds a finished data set"):
         Writer(tmp_path, task=synthetic.TASK)
 
@@ -159,6 +162,8 @@ _NAN = np.full((60, 14), np.nan, np.float32)
         (lambda: _with(object_names=("a",)), "object_positions has shape .* one row a name"),
         (lambda: _with(qpos=None), "qpos is missing"),
         (lambda: _with(geoms=synthetic.scene_geoms()[1]._replace(body=np.full(10, 23))), "body spans 23 to 23; the tree has 23"),
+        (lambda: _with(tree=synthetic.scene_tree()._replace(parent=np.arange(23))), "expected parents before their children"),
+        (lambda: _with(qpos=synthetic.episode(0).qpos[:, :20]), "qpos_start spans 0 to 23; qpos has 20 entries"),
         (lambda: _with(geom_types=np.full(10, 7)), r"geom type\(s\) \[7\] of MuJoCo have no slots"),
         (lambda: _images(ticks=np.array([0, 40, 20])), "ticks must increase"),
         (lambda: _images(rgb=np.zeros((3, 4, 8, 8, 3), np.float32)), "rgb is float32; expected uint8"),
@@ -187,3 +192,10 @@ def test_threads_read_the_same(states):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: reader[i].seed, order))
     assert found == order
+
+
+def test_a_scene_without_objects_comes_back(tmp_path):
+    expected = synthetic.episode(0, names=())
+    with Writer(tmp_path, task=synthetic.TASK) as writer:
+        writer.add(expected)
+    assert_same(Reader(tmp_path)[0], expected)

@@ -26,14 +26,14 @@ def fill(run):
         "pretrain_clamp": {"metrics": "pretrain_clamp/metrics.jsonl"},
         "retrieval": {"pairs": {"image_text": pair, "text_action": pair, "image_action": pair}},
         "evaluate": evaluation,
-        "robot": {"latency_ms": {"p50": 41.0, "p99": 60.5}, "episode": {"completed": True, "missed_deadlines": 0}},
+        "robot": {"latency_ms": {"p50": 41.0, "p99": 60.5}, "robot_episode": {"completed": True, "missed_deadlines": 0}},
     }
     for i, (name, result) in enumerate(results.items()):
         stages.write_json(folder / f"{name}.json", {"inputs": "x", "seconds": 1.5 * i, "finished": i, "result": result})
     log = run / "pretrain_clamp" / "metrics.jsonl"
     log.parent.mkdir()
-    lines = [{"step": i, "loss_image_text": 4 / (i + 1), "loss_diffusion": 1 / (i + 1)} for i in range(30)]
-    log.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 30, "loss_im')
+    lines = [{"step": i, "loss/image_text": 4 / (i + 1), "loss/diffusion": 1 / (i + 1)} for i in range(30)]
+    log.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 30, "loss/im')
     pictures.write_png(run / "pictures" / "views.png", np.zeros((4, 6, 3), np.uint8))
     return run
 
@@ -58,7 +58,7 @@ def test_report_has_the_numbers_and_the_page_stands_alone(tmp_path):
 def test_notes_say_what_came_out():
     base = {"retrieval": {}, "evaluation": {}}
     apart = report.notes(base | {"success": {"clamp": entry(30, 32, 0.8, 0.98), "scratch": entry(5, 32, 0.07, 0.3)}})
-    assert "CLAMP beats, with intervals apart, policy from scratch." in apart
+    assert "CLAMP beats, with intervals apart, from scratch." in apart
     worse = report.notes(base | {"success": {"clamp": entry(1, 32, 0.0, 0.16), "blind": entry(12, 32, 0.23, 0.55)}})
     assert any(note.startswith("CLAMP is beaten, with intervals apart, by blind") for note in worse)
     assert any("30 %" in note for note in worse)

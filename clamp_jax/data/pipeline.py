@@ -9,6 +9,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,9 +50,10 @@ class _Cache:
         return value
 
 
-def split(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+def split(count: int, held_out: Real) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the trajectories to train on and of those held out, a fraction of `count`; the same in every run.
 
+    It depends on the number alone: a state data set and the images made of it are split alike.
     Raises ValueError for a fraction outside [0, 1) and when nothing is left to train on.
     """
     if not 0 <= held_out < 1:
@@ -66,7 +68,7 @@ def split(count: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
 class Dataset:
     """Some trajectories of a data set and their weight in a mixture; decoded ones are kept in memory, bounded."""
 
-    def __init__(self, reader: Reader, episodes: Sequence[int] | np.ndarray, *, weight: float = 1.0, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, reader: Reader, episodes: Sequence[int] | np.ndarray, *, weight: Real = 1.0, cache_bytes: int = CACHE_BYTES):
         self.reader, self.episodes, self.weight = reader, np.asarray(episodes, np.int64), weight
         if len(self.episodes) == 0:
             raise ValueError(f"{reader.directory}: no trajectory is left; choose another part or fraction")
@@ -84,7 +86,7 @@ class Dataset:
         return int((self.reader.ticks if self.kind == "state" else self.reader.frames)[episode])
 
 
-def open_dataset(directory: str | Path, *, part: str = "all", held_out: float = 0.1, weight: float = 1.0) -> Dataset:
+def open_dataset(directory: str | Path, *, part: str = "all", held_out: Real = 0.1, weight: Real = 1.0) -> Dataset:
     """A folder's data set: its part "train", "held_out" (by trajectory, a fixed fraction) or "all"."""
     reader = Reader(directory)
     if part not in ("all", "train", "held_out"):
@@ -104,8 +106,8 @@ class ExampleMaker:
         text_length: int = TEXT_LENGTH,
         sizes: Sizes = SIZES,
         calibration: Calibration | None = None,
-        low: Sequence[float] = WORKSPACE_LOW,
-        high: Sequence[float] = WORKSPACE_HIGH,
+        low: Sequence[Real] = WORKSPACE_LOW,
+        high: Sequence[Real] = WORKSPACE_HIGH,
     ):
         self.tokenize, self.text_length, self.sizes, self.calibration = tokenize, text_length, sizes, calibration
         self.low, self.high = low, high
@@ -156,7 +158,7 @@ def stack(examples: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *examples) if examples else None
 
 
-def slots_by_weight(weights: Sequence[float], batch: int) -> np.ndarray:
+def slots_by_weight(weights: Sequence[Real], batch: int) -> np.ndarray:
     """Slots of each data set in a batch, by largest remainder; equal remainders go to the first."""
     shares = np.asarray(weights, np.float64) / np.sum(weights) * batch
     slots = np.floor(shares).astype(np.int64)
@@ -226,6 +228,9 @@ class Batches:
             if slots > count:
                 message = "a batch holds at most one frame of a trajectory: lower the batch, or make more trajectories"
                 raise ValueError(f"{where} has {slots} slots in a batch of {self.batch} but {count} trajectories; {message}")
+        cameras = {str(d.reader.directory): d.reader.meta["cameras"] for d in self.datasets if d.kind == "image"}
+        if len(set(map(tuple, cameras.values()))) > 1:
+            raise ValueError(f"images differ in cameras or size (k, h, w): {cameras}; materialise or convert them to one")
         for kind in ("state", "image"):
             number = sum(s for d, s in zip(self.datasets, self.slots, strict=True) if d.kind == kind)
             if number % self.process[1]:
@@ -238,11 +243,11 @@ class Batches:
         """What stands in every slot of the global batch of a step, without reading a record."""
         where = np.random.default_rng([self.seed, step]).random(self.batch)
         rows = []
-        for i, (dataset, slots) in enumerate(zip(self.datasets, self.slots, strict=True)):
+        for i, (dataset, slots) in enumerate(zip(self.datasets, self.slots.tolist(), strict=True)):
             epoch, number = divmod(step, len(dataset.episodes) // slots)
             chosen = self._order(i, epoch)[number * slots : (number + 1) * slots]
-            for slot, episode in enumerate(chosen.tolist(), self.first_slot[i]):
-                rows.append(Row(int(slot), i, episode, int(where[slot] * dataset.frames(episode))))
+            for slot, episode in enumerate(chosen.tolist(), int(self.first_slot[i])):
+                rows.append(Row(slot, i, episode, int(where[slot] * dataset.frames(episode))))
         return rows
 
     def _own(self, rows: list[Row], kind: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """Pools for measuring retrieval: one frame each of held-out trajectories of one task, at about one progress."""
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,14 @@ class Pool(NamedTuple):
     frames: np.ndarray  # (n, 2) trajectory and frame of each
 
 
-def near_progress(dataset: Dataset, episode: int, progress: float, window: float) -> np.ndarray:
+def near_progress(dataset: Dataset, episode: int, progress: Real, window: Real) -> np.ndarray:
     """Frames of an episode whose progress is within `window` of the given one, both in [0, 1]."""
     numbers = dataset.episode(episode)
     values = numbers.progress if dataset.kind == "state" else numbers.progress[numbers.ticks]
     return np.flatnonzero(np.abs(values - progress) <= window + 1e-6)
 
 
-def _choose(dataset: Dataset, size: int, progress: float, window: float, rng: np.random.Generator) -> np.ndarray:
+def _choose(dataset: Dataset, size: int, progress: Real, window: Real, rng: np.random.Generator) -> np.ndarray:
     chosen = []
     for episode in rng.permutation(dataset.episodes).tolist():
         frames = near_progress(dataset, episode, progress, window)
@@ -65,8 +66,8 @@ def retrieval_pools(
     seed: int,
     size: int = 64,
     draws: int = 5,
-    progress: float | None = None,
-    window: float = 0.1,
+    progress: Real | None = None,
+    window: Real = 0.1,
 ) -> Iterator[Pool]:
     """Draw `draws` pools of `size` trajectories, one frame each within +-window of a progress in [0, 1].
 

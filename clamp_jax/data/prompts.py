@@ -6,6 +6,7 @@ screwdriver (83, 40, 27), ..., task progress 65".
 
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int32
@@ -20,7 +21,7 @@ Tokenize = Callable[[str, int], np.ndarray]
 
 
 def quantise(
-    positions_m: Float[ArrayLike, "o 3"], low: Sequence[float] = WORKSPACE_LOW, high: Sequence[float] = WORKSPACE_HIGH
+    positions_m: Float[ArrayLike, "o 3"], low: Sequence[Real] = WORKSPACE_LOW, high: Sequence[Real] = WORKSPACE_HIGH
 ) -> Int32[np.ndarray, "o 3"]:
     """World positions in metres as integers 0..99 over the box low..high; what lies outside is clipped to its side."""
     low_m, high_m = np.asarray(low, np.float64), np.asarray(high, np.float64)
@@ -36,10 +37,10 @@ def prompt(
     instruction: str,
     names: Sequence[str],
     positions_m: Float[ArrayLike, "o 3"],
-    progress: float,
+    progress: Real,
     *,
-    low: Sequence[float] = WORKSPACE_LOW,
-    high: Sequence[float] = WORKSPACE_HIGH,
+    low: Sequence[Real] = WORKSPACE_LOW,
+    high: Sequence[Real] = WORKSPACE_HIGH,
 ) -> str:
     """One sentence of an instruction, named world positions (m) and progress in [0, 1], all numbers as integers 0..99.
 
@@ -64,12 +65,12 @@ def fitting_prompt(
     instruction: str,
     names: Sequence[str],
     positions_m: Float[ArrayLike, "o 3"],
-    progress: float,
+    progress: Real,
     *,
     tokenize: Tokenize,
     length: int,
-    low: Sequence[float] = WORKSPACE_LOW,
-    high: Sequence[float] = WORKSPACE_HIGH,
+    low: Sequence[Real] = WORKSPACE_LOW,
+    high: Sequence[Real] = WORKSPACE_HIGH,
 ) -> tuple[str, Int32[np.ndarray, " l"]]:
     """The prompt and its (length,) tokens; objects that do not fit are left out from the end, the progress never.
 

@@ -96,6 +96,11 @@ def _check_state(episode: Episode, steps: int) -> None:
     bodies, geoms = len(episode.tree.parent), len(episode.geom_types)
     for name, array in episode.tree._asdict().items():
         _expect(f"tree.{name}", array, (bodies, *np.shape(array)[1:]))
+    parent, start = np.asarray(episode.tree.parent), np.asarray(episode.tree.qpos_start)
+    if np.any(parent[1:] >= np.arange(1, bodies)) or np.any(parent < 0):
+        raise ValueError(f"episode.tree.parent is {parent.tolist()}; expected parents before their children, row 0 the world")
+    if np.any(start < 0) or np.any(start >= np.shape(episode.qpos)[1]):
+        raise ValueError(f"episode.tree.qpos_start spans {start.min()} to {start.max()}; qpos has {np.shape(episode.qpos)[1]} entries")
     for name, array in episode.geoms._asdict().items():
         _expect(f"geoms.{name}", array, (geoms, *np.shape(array)[1:]))
     if geoms and not 0 <= np.min(episode.geoms.body) <= np.max(episode.geoms.body) < bodies:
@@ -219,6 +224,8 @@ class Writer:
         self._frames = ShardWriter(self.directory, "frames", SHARD_FRAMES)
         self._lengths: list[int] = []
         self._images: list[int] = []
+        self._instructions: dict[str, int] = {}
+        self._names: dict[str, None] = {}  # of objects, in the order in which they came
         self._used = Sizes(0, 0, Capacity(0, 0, 0, 0, 0))
         self._cameras: list[int] | None = None
 
@@ -242,6 +249,8 @@ class Writer:
             self._add_frames(episode)
         self._episodes.write(encode(episode))
         self._lengths.append(len(episode.actions))
+        self._instructions[episode.instruction] = self._instructions.get(episode.instruction, 0) + 1
+        self._names.update(dict.fromkeys(episode.object_names))
 
     def close(self) -> dict[str, Any]:
         """Finish the shards and write meta.json, which makes the data set readable; returns its content."""
@@ -257,7 +266,9 @@ class Writer:
             "episodes": len(self._lengths),
             "ticks": self._lengths,
             "frames": self._images,
-            "cameras": self._cameras,
+            "cameras": self._cameras,  # k, h, w
+            "instructions": self._instructions,  # and the number of their episodes
+            "object_names": list(self._names),
             "used": {**self._used._asdict(), "geoms": self._used.geoms._asdict()},
             "shards": {"episodes": self._episodes.shards, "frames": self._frames.shards},
         }
@@ -275,8 +286,9 @@ class Writer:
         self._remove_shards()
 
     def _remove_shards(self) -> None:
-        for path in [*self.directory.glob("*.array_record"), *self.directory.glob("*.tmp")]:
-            path.unlink()
+        for pattern in ("episodes-?????.array_record*", "frames-?????.array_record*", f"{META}.tmp"):
+            for path in self.directory.glob(pattern):
+                path.unlink()
 
     def _count_sizes(self, episode: Episode) -> None:
         found = (len(episode.tree.parent), episode.qpos.shape[1], count_geoms(episode.geom_types))
@@ -342,7 +354,7 @@ class Reader:
     def frame(self, episode: int, number: int) -> Frame:
         """The `number`-th image frame of an episode of an image data set."""
         if self.kind != "image" or not 0 <= number < self.frames[episode]:
-            raise IndexError(f"image frame {number} of episode {episode}: {self.directory} is a {self.kind} data set, frames {self.frames}")
+            raise IndexError(f"image frame {number} of episode {episode}: {self.directory} ({self.kind}) has no such frame")
         return decode_frame(self._frames.read(int(self._frame_starts[episode]) + number))
 
     def read_images(self, index: int) -> Episode:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-# One record a chunk, so that a random read decompresses nothing else; zstd 3: half of zstd 1's gain again for little time.
+# One record a chunk: a random read decompresses nothing else. zstd 3 makes states a tenth smaller than 1, read as fast; 9 no more.
 WRITER_OPTIONS = "group_size:1,zstd:3"
 READER_OPTIONS = "readahead_buffer_size:0"  # reads are random: reading ahead would cost 16 MB a shard
 

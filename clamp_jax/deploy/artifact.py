@@ -51,13 +51,14 @@ def write_artifact(
     params: Any,
     description: Description,
     *,
-    example: Observation | None = None,
+    check: Callable[[Path], object] = lambda folder: None,
     today: datetime.date | None = None,
 ) -> Path:
     """Export `act(params, observation, noise (50, 14)) -> actions (50, 14)` into `folder`, which must not exist.
 
-    The noise is drawn inside from the input `seed`. Written to a temporary folder beside it and renamed: nothing half-written
-    is ever seen under the name. Raises FileExistsError, or ValueError when the example's actions are not finite.
+    The noise is drawn inside from the input `seed`. Written to a temporary folder beside it, given to `check`, and renamed:
+    nothing half-written or refused is ever seen under the name. Raises FileExistsError, ValueError when the example's actions
+    are not finite, and what `check` raises.
     """
     folder = Path(folder)
     if folder.exists():
@@ -65,7 +66,8 @@ def write_artifact(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(temporary, act, params, description, example=example, today=today or datetime.date.today())
+        _write(temporary, act, params, description, today=today or datetime.date.today())
+        check(temporary)
         temporary.chmod(0o755)  # mkdtemp makes it private
         temporary.rename(folder)
     finally:
@@ -73,7 +75,7 @@ def write_artifact(
     return folder
 
 
-def _write(folder: Path, act: Callable, params: Any, description: Description, *, example: Observation | None, today) -> None:
+def _write(folder: Path, act: Callable, params: Any, description: Description, *, today: datetime.date) -> None:
     weights = flatten(params)
     spec = make_spec(weights, description, today=today)
     function = policy_function(act, params, description.calibration)
@@ -82,7 +84,7 @@ def _write(folder: Path, act: Callable, params: Any, description: Description, *
     metadata = {"statistics_sha256": loader.statistics_hash(spec["statistics"])}
     write_safetensors(folder / "weights.safetensors", weights, metadata)
     (folder / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True, allow_nan=False))
-    inputs = observation_inputs(example, seed=0) if example is not None else example_inputs(spec)
+    inputs = example_inputs(spec)
     actions = Policy(exported, weights, spec)(inputs)["actions"]
     write_safetensors(folder / "example.safetensors", inputs | {"actions": actions}, {})
     shutil.copyfile(loader.__file__, folder / "loader.py")
@@ -190,13 +192,6 @@ def input_spec(height: int, width: int) -> dict:
     }
     keys = ("shape", "dtype", "unit", "frame", "axes", "rule")
     return {name: dict(zip(keys, (["b", *row[0]], *row[1:]), strict=True)) for name, row in rows.items()}
-
-
-def observation_inputs(observation: Observation, *, seed: int) -> dict:
-    """The exported function's inputs, batch 1, of one observation (numpy or jax arrays)."""
-    values = observation._asdict() | observation.calibration._asdict() | {"seed": seed}
-    inputs = input_spec(*np.shape(observation.rgb)[1:3])
-    return {name: np.asarray(values[name], entry["dtype"])[None] for name, entry in inputs.items()}
 
 
 def example_inputs(spec: dict, seed: int = 0) -> dict:

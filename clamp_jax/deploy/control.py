@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Outcome(NamedTuple):
     seconds: float  # from the question to the outcome
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Answers one question at a time, elsewhere."""
 

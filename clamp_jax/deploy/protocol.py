@@ -96,8 +96,9 @@ def _decode_scalar(found: dict) -> np.generic:
         raise ProtocolError("numpy scalar map needs the keys __npgeneric__, data (a number), dtype")
     dtype = _dtype(found[b"dtype"])
     try:
-        return dtype.type(found[b"data"])
-    except (OverflowError, ValueError):
+        with np.errstate(all="raise"):
+            return dtype.type(found[b"data"])
+    except (ArithmeticError, ValueError):
         raise ProtocolError(f"{found[b'data']!r} does not fit dtype {dtype.str}"[:120]) from None
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float, Int
 
 from clamp_jax.geometry.camera import project
 from clamp_jax.structs import Camera
@@ -28,12 +28,27 @@ def splat(
     coordinates, not through the choice. Source: the 64-bit atomic minimum of RVT-2 (arXiv 2406.08545).
     """
     points = jnp.asarray(points_world)
-    pixel, z = _pixels(jax.lax.stop_gradient(points), jnp.asarray(valid), camera, (height, width, near))
-    winner, seen = _winners(pixel, z, (height, width), radius_px)
-    xyz = points.at[winner].get(mode="promise_in_bounds")
+    index = visible(points, valid, camera, height=height, width=width, near=near, radius_px=radius_px).reshape(-1)
+    xyz = points.at[jnp.maximum(index, 0)].get(mode="promise_in_bounds")
     _, depth_m = project(camera, xyz)
     image = jnp.concatenate([depth_m[:, None], xyz], axis=1)
-    return jnp.where(seen[:, None], image, 0.0).reshape(height, width, 4)
+    return jnp.where((index >= 0)[:, None], image, 0.0).reshape(height, width, 4)
+
+
+def visible(
+    points_world: Float[ArrayLike, "n 3"],
+    valid: Bool[ArrayLike, " n"],
+    camera: Camera,
+    *,
+    height: int,
+    width: int,
+    near: float = 0.01,
+    radius_px: int = 0,
+) -> Int[Array, "h w"]:
+    """Index of the point that each pixel of `splat` shows, -1 where it shows none."""
+    points = jax.lax.stop_gradient(jnp.asarray(points_world))
+    pixel, z = _pixels(points, jnp.asarray(valid), camera, (height, width, near))
+    return _nearest(pixel, z, (height, width), radius_px).reshape(height, width)
 
 
 def _pixels(points: Array, valid: Array, camera: Camera, frame: tuple[int, int, float]) -> tuple[Array, Array]:
@@ -47,8 +62,8 @@ def _pixels(points: Array, valid: Array, camera: Camera, frame: tuple[int, int, 
     return jnp.where(keep, row * width + column, height * width), z
 
 
-def _winners(pixel: Array, z: Array, size: tuple[int, int], radius_px: int) -> tuple[Array, Array]:
-    """Index of the point that each pixel shows, and whether it shows any; both (height * width,)."""
+def _nearest(pixel: Array, z: Array, size: tuple[int, int], radius_px: int) -> Array:
+    """Index of the nearest point of each pixel, -1 for none, (height * width,)."""
     height, width = size
     depth_bits = jax.lax.bitcast_convert_type(z, jnp.uint32)  # positive floats order as their bits do
     with jax.enable_x64(True):
@@ -60,7 +75,7 @@ def _winners(pixel: Array, z: Array, size: tuple[int, int], radius_px: int) -> t
             image = _min_filter(image.reshape(height, width), radius_px).reshape(-1)
         winner = (image & jnp.uint64(0xFFFFFFFF)).astype(jnp.uint32)
         seen = image != jnp.uint64(_EMPTY)
-    return jnp.where(seen, winner.astype(jnp.int32), 0), seen
+    return jnp.where(seen, winner.astype(jnp.int32), -1)
 
 
 def _min_filter(keys: Array, radius: int) -> Array:

@@ -45,11 +45,12 @@ CROP_LOW, CROP_HIGH = (-0.70, -0.50, 0.0), (0.70, 0.50, 0.80)
 def default_views(size: int) -> ViewConfig:
     """The paper's five perspective views at `size` x `size` pixels; their poses are ours, the paper gives none."""
     fixed = (
-        View((0.0, 0.0, 1.30), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0), 0.62),
-        View((0.75, 0.70, 0.75), (0.0, -0.02, 0.10), (0.0, 0.0, 1.0), 0.60),
-        View((-0.75, -0.75, 0.75), (0.0, 0.0, 0.10), (0.0, 0.0, 1.0), 0.60),
+        View((0.0, 0.0, 2.0), (0.0, 0.0, 0.0), (0.0, 1.0, 0.0), 0.37),
+        View((0.8, 0.8, 1.0), (0.1, 0.0, 0.1), (0.0, 0.0, 1.0), 0.52),
+        View((-0.8, -0.8, 1.0), (-0.1, 0.0, 0.1), (0.0, 0.0, 1.0), 0.52),
     )
-    wrist = View((-0.05, 0.0, 0.12), (0.15, 0.0, 0.0), (0.0, 0.0, 1.0), 0.8)
+    # From behind and above a gripper, along its x, to between the fingertips.
+    wrist = View((-0.05, 0.0, 0.12), (0.16, 0.0, -0.01), (0.0, 0.0, 1.0), 0.7)
     return ViewConfig(VIEWS, size, size, fixed, wrist, CROP_LOW, CROP_HIGH)
 
 

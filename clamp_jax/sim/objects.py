@@ -55,6 +55,9 @@ def _add_drawer(box: mujoco.MjsBody, name: str) -> None:
     knob = shape(body, SPHERE, (KNOB_RADIUS,), pos=(0, KNOB_Y, 0), rgb=_KNOB, name=f"{name}_knob")
     knob.mass = 0.001
     collide(knob, FINGER)
+    # two round fingers on a ball: with the fingers' own contact they creep off it within a second
+    knob.priority, knob.friction = 1, (1.5, 0.01, 0.0001)
+    knob.solref, knob.solimp = (0.01, 1.0), (0.98, 0.995, 0.001, 0.5, 2.0)
     shape(body, CAPSULE, (0.002,), fromto=(0, FRONT_Y, 0, 0, KNOB_Y, 0), rgb=_KNOB)
     shape(body, BOX, (0.100, 0.057, 0.001), pos=(0, -0.012, -0.0075), rgb=_WOOD)
     shape(body, BOX, (0.100, 0.002, 0.0085), pos=(0, 0.047, 0), rgb=_WOOD)

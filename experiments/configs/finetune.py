@@ -62,6 +62,6 @@ def _paper() -> ConfigDict:
     config.data.threads = 16
     config.sensor = shared.sensor()
     config.optimiser = shared.optimiser(policy=1e-4, warmup=5_000)  # ALOHA Unleashed (arXiv 2410.13126; remembered)
-    config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # batch remembered; curves run to 1M: 2602.00937
+    config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # 256: remembered; 1M: 2602.00937
     config.train.keep_every = 40_000  # the paper evaluates every 40k steps
     return config

@@ -61,6 +61,6 @@ def _paper() -> ConfigDict:
     config.sensor = shared.sensor()
     # 1e-4 and the warm-up of 5,000 steps: ALOHA Unleashed's policy (remembered); the encoders' rate is ours
     config.optimiser = shared.optimiser(policy=1e-4, clamp=1e-4, warmup=5_000)
-    config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # 256 on 64 TPU v5e (remembered); 1M: 2602.00937
+    config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # 256: remembered; 1M: 2602.00937
     config.train.keep_every = 40_000  # the paper evaluates every 40k steps
     return config

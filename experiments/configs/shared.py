@@ -7,7 +7,7 @@ def model(preset: str) -> ConfigDict:
     """Which networks; their sizes stand in clamp_jax/models/presets.py."""
     section = ConfigDict()
     section.preset = preset  # "debug", "demo", "Ti/16", "S/16", "B/16"; ours: the paper says neither ViT size nor patch
-    section.overrides = ConfigDict()  # dotted path in the preset -> value, e.g. {"policy.encoder.depth": 4}; ours
+    section.overrides = ()  # pairs of a dotted path in the preset and a value, e.g. (("policy.encoder.depth", 4),); ours
     return section
 
 

@@ -1,6 +1,6 @@
 """Robots behind one small protocol: what the control loop needs of a pair of arms, simulated or real."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ class RobotLost(ConnectionError):
     """The robot does not answer; nothing can be sent to it."""
 
 
+@runtime_checkable
 class Robot(Protocol):
     """Two arms with their cameras. `joints` and `command` take far less than a control period; `observe` may take longer.
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ PERIOD_S = 1 / CONTROL_HZ
 _START_S, _ANSWER_S, _IMAGES_S = 300.0, 2.0, 30.0  # how long the parent waits before it calls the robot lost
 
 
+@runtime_checkable
 class Plant(Protocol):
     """The body of a simulated robot."""
 

@@ -95,8 +95,8 @@ def _errors(pose: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.concatenate([target[:3, 3] - pose[:, :3, 3], turn], -1)
 
 
-def starts(side: str, target: np.ndarray) -> np.ndarray:
-    """Joint positions (s, 6) to start from: home-like with the waist turned to the target, elbow and roll varied."""
+def default_starts(side: str, target: np.ndarray) -> np.ndarray:
+    """Joint positions (s, 6) to start from, rad: home-like with the waist turned to the target, elbow and roll varied."""
     base, rotation = _BASES[side]
     x, y, _ = rotation.T @ (target[:3, 3] - base)
     waist = np.clip(np.arctan2(y, x), *LIMITS[0])
@@ -105,45 +105,53 @@ def starts(side: str, target: np.ndarray) -> np.ndarray:
     return np.array(rows, float)
 
 
-def solve(side: str, target: ArrayLike, start: ArrayLike | None = None) -> np.ndarray:
-    """Joints (6,) rad that put the gripper site at target (4, 4), within the limits.
+def solve(side: str, target: ArrayLike, near: ArrayLike | None = None, *, starts: ArrayLike | None = None) -> np.ndarray:
+    """Joints (6,) rad that put the gripper site at target (4, 4), within LIMITS: of several solutions the one nearest to `near`.
 
-    From `start` (6,) alone if given (so that a path stays on one branch), else the solution of several starts that is
-    nearest to home. Raises IKError with the least error found.
+    near: joints (6,), home if not given; starts: (s, 6) where to start from, `default_starts` and near if not given.
+    Raises IKError with the least error found.
     """
-    target = np.asarray(target, float)
-    joints = starts(side, target) if start is None else np.asarray(start, float)[None]
+    target, near = np.asarray(target, float), aloha.HOME[:6] if near is None else np.asarray(near, float)
+    joints = np.concatenate([near[None], default_starts(side, target)]) if starts is None else np.asarray(starts, float)
     for _ in range(_ITERATIONS):
         pose, jacobian = forward(side, joints)
         error = _errors(pose, target)
         if _reached(error).all():
             break
-        gain = jacobian @ np.swapaxes(jacobian, 1, 2) + _DAMPING**2 * np.eye(6)
-        step = (np.swapaxes(jacobian, 1, 2) @ np.linalg.solve(gain, error[..., None]))[..., 0]
-        step *= np.minimum(1, _STEP_RAD / np.maximum(np.abs(step).max(-1, keepdims=True), 1e-9))
-        joints = np.clip(joints + step, LIMITS[:, 0], LIMITS[:, 1])
+        joints = _step(joints, jacobian, error)
     error = _errors(forward(side, joints)[0], target)
-    return _nearest_home(side, target, joints[_reached(error)], error)
+    return _nearest(side, target, joints, error, near)
+
+
+def _step(joints: np.ndarray, jacobian: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """One damped least-squares step of each row: J^T (J J^T + damping^2)^-1 error, bounded, within the limits."""
+    transposed = np.swapaxes(jacobian, 1, 2)
+    step = (transposed @ np.linalg.solve(jacobian @ transposed + _DAMPING**2 * np.eye(6), error[..., None]))[..., 0]
+    step *= np.minimum(1, _STEP_RAD / np.maximum(np.abs(step).max(-1, keepdims=True), 1e-9))
+    return np.clip(joints + step, LIMITS[:, 0], LIMITS[:, 1])
 
 
 def _reached(error: np.ndarray) -> np.ndarray:
     return (np.linalg.norm(error[:, :3], axis=-1) < TOLERANCE_M) & (np.linalg.norm(error[:, 3:], axis=-1) < TOLERANCE_RAD)
 
 
-def _nearest_home(side: str, target: np.ndarray, found: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _nearest(side: str, target: np.ndarray, joints: np.ndarray, error: np.ndarray, near: np.ndarray) -> np.ndarray:
+    found = joints[_reached(error)]
     if len(found) == 0:
         least = error[np.argmin(np.linalg.norm(error[:, :3], axis=-1))]
         raise IKError(
             f"{side} arm does not reach {np.round(target[:3, 3], 3)} m with tool direction {np.round(target[:3, 0], 2)}: "
             f"{np.linalg.norm(least[:3]) * 1e3:.1f} mm and {np.degrees(np.linalg.norm(least[3:])):.1f} deg short at best"
         )
-    return found[np.argmin(np.abs(found - aloha.HOME[:6]).sum(-1))]
+    return found[np.argmin(np.abs(found - near).sum(-1))]
 
 
-def line(side: str, poses: ArrayLike, start: ArrayLike | None = None) -> np.ndarray:
-    """Joints (n, 6) along poses (n, 4, 4), each solved from the one before it; raises IKError where one is not reached."""
-    joints = []
+def line(side: str, poses: ArrayLike, start: ArrayLike) -> np.ndarray:
+    """Joints (n, 6) along poses (n, 4, 4), each solved from the one before it, the first from start (6,).
+
+    Raises IKError where the branch of joint positions that start is on does not reach.
+    """
+    joints = [np.asarray(start, float)]
     for pose in np.asarray(poses, float):
-        start = solve(side, pose, start)
-        joints.append(start)
-    return np.stack(joints)
+        joints.append(solve(side, pose, joints[-1], starts=joints[-1][None]))
+    return np.stack(joints[1:])

@@ -41,7 +41,7 @@ class Script:
 
     def reach(self, pose: np.ndarray, seconds: float, **end: float) -> "Script":
         """Move to pose (4, 4) by any way the joints take; `end`: gripper and hold_s."""
-        return self._add(ik.solve(self.side, pose)[None], pose, seconds, **end)
+        return self._add(ik.solve(self.side, pose, self.joints)[None], pose, seconds, **end)
 
     def slide(self, pose: np.ndarray, seconds: float, **end: float) -> "Script":
         """Move to pose (4, 4) on a straight line; `end`: gripper and hold_s."""

@@ -1,0 +1,98 @@
+"""Stage (ii): train a policy for one task from stage (i)'s weights, with the encoders frozen; and its baselines.
+
+    python -m experiments.finetune --config experiments/configs/finetune.py:demo --config.init_from=runs/p \
+        --config.data.paths="('data/task',)" --workdir runs/f
+
+The same command again takes the run up where it stopped. Writes metrics.jsonl, config.json and checkpoints/ into the folder.
+"""
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup()
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from clamp_jax import act, checkpoint, parallel, steps
+from clamp_jax.structs import Batch, TrainState
+from experiments import training
+
+
+def run(config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress) -> TrainState:
+    """Fine-tune in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
+
+    Raises ValueError for bad input, before anything is written.
+    """
+    workdir, train = Path(workdir), config.train
+    spec = training.make_spec(config, "finetune")
+    pretrained = load_pretrained(config.init_from, training.plain(config), spec.networks)
+    on = parallel.mesh()
+    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
+    example = batches.batch_at(0)
+    parallel.check_divisible(example, on.size)
+    fresh = functools.partial(begin, spec, config.seed, example, pretrained)
+    checkpoint.check_structure(pretrained, {name: jax.eval_shape(fresh).params[name] for name in pretrained}, "stage (i) run")
+    training.enter(workdir, config, "finetune")
+
+    with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
+        state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
+        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
+        return training.loop(
+            parallel.map_step(functools.partial(steps.finetune_step, spec), on, mapping=train.mapping),
+            state,
+            batches=batches,
+            on=on,
+            train=train,
+            threads=config.data.threads,
+            stop_at=train.steps if stop_at is None else stop_at,
+            log=log,
+            save=lambda state: store.save(state, training.plain(config), statistics),
+        )
+
+
+def begin(spec: steps.Spec, seed: int, example: Batch, pretrained: Mapping[str, Any]) -> TrainState:
+    """The first state: stage (i)'s averaged weights where there are any."""
+    state = jax.jit(functools.partial(steps.init, spec))(jax.random.key(seed), example)
+    return steps.begin_finetuning(spec, state, pretrained)
+
+
+def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) -> dict[str, Any]:
+    """Stage (i)'s weights for this config: {} for a variant that takes none.
+
+    Raises ValueError when the run is missing, damaged, of another variant, or made with other networks, views or ranges.
+    """
+    if not networks.variant.pretrained:
+        if run_folder:
+            raise ValueError(f"variant {config['variant']!r} begins with fresh weights; leave config.init_from empty, not {run_folder!r}")
+        return {}
+    if not run_folder:
+        raise ValueError(f"variant {config['variant']!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
+    loaded = checkpoint.load_params(run_folder)
+    act.check_working_range(loaded.statistics)
+    sections = {name: {part: found[name] for part, found in (("was", loaded.config), ("is", config))} for name in ("model", "views", "variant")}
+    differences = [line for name, two in sections.items() for line in training.compare(two["was"], two["is"], name)]
+    if differences:
+        raise ValueError(f"{run_folder} was pre-trained otherwise; {'; '.join(differences)}. Use the same sections in both configs")
+    return {name: checkpoint.part(loaded, name) for name in (("clamp", "policy") if networks.clamp is not None else ("policy",))}
+
+
+def main(_: list[str]) -> None:
+    """The command line; bad input ends it with one line."""
+    try:
+        run(FLAGS.config, FLAGS.workdir)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    FLAGS = flags.FLAGS
+    config_flags.DEFINE_config_file("config", "experiments/configs/finetune.py:demo", "file:preset", lock_config=True)
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    app.run(main)

@@ -1,0 +1,69 @@
+"""Stage (i): train image, action and text encoder with three sigmoid losses, and in parallel the diffusion policy.
+
+    python -m experiments.pretrain --config experiments/configs/pretrain.py:demo --config.data.paths="('data/a', 'data/b')" --workdir runs/p
+
+The same command again takes the run up where it stopped. Writes metrics.jsonl, config.json and checkpoints/ into the folder.
+"""
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup()
+
+import functools
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from clamp_jax import checkpoint, parallel, steps
+from clamp_jax.structs import TrainState
+from experiments import training
+
+
+def run(config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress) -> TrainState:
+    """Pre-train in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
+
+    Raises ValueError for bad input, before anything is written.
+    """
+    workdir, train = Path(workdir), config.train
+    if config.variant == "scratch":
+        raise ValueError("variant 'scratch' has no stage (i); run experiments.finetune with it, or pretrain another variant")
+    spec = training.make_spec(config, "pretrain")
+    on = parallel.mesh()
+    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
+    example = batches.batch_at(0)
+    parallel.check_divisible(example, on.size)
+    training.enter(workdir, config, "pretrain")
+
+    with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
+        fresh = functools.partial(jax.jit(functools.partial(steps.init, spec)), jax.random.key(config.seed), example)
+        state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
+        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
+        return training.loop(
+            parallel.map_step(functools.partial(steps.pretrain_step, spec), on, mapping=train.mapping),
+            state,
+            batches=batches,
+            on=on,
+            train=train,
+            threads=config.data.threads,
+            stop_at=train.steps if stop_at is None else stop_at,
+            log=log,
+            save=lambda state: store.save(state, training.plain(config), statistics),
+        )
+
+
+def main(_: list[str]) -> None:
+    """The command line; bad input ends it with one line."""
+    try:
+        run(FLAGS.config, FLAGS.workdir)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    FLAGS = flags.FLAGS
+    config_flags.DEFINE_config_file("config", "experiments/configs/pretrain.py:demo", "file:preset", lock_config=True)
+    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    app.run(main)

@@ -1,0 +1,218 @@
+"""What both stages share: open the data, keep a run's folder, and go round the loop."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from clamp_jax import checkpoint, parallel, steps
+from clamp_jax.data import pipeline, stats
+from clamp_jax.data.transforms import Sizes
+from clamp_jax.geometry.aloha import WORKING_RANGE
+from clamp_jax.geometry.kinematics import aloha_calibration
+from clamp_jax.models.tokenizer import Tokenizer
+from clamp_jax.structs import Batch, Capacity, TrainState
+
+CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
+# What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
+FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is kept."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands, told at every line of the log."""
+
+    step: int
+    of: int
+    metrics: dict[str, float]
+    step_s: float  # mean of the steps since the last line
+    wait_share: float  # of that time spent waiting for a batch
+    left_s: float  # at this speed
+
+    def __str__(self) -> str:
+        loss, left = self.metrics["loss"], time.strftime("%H:%M:%S", time.gmtime(self.left_s))
+        return f"step {self.step}/{self.of}  loss {loss:.4f}  {self.step_s * 1e3:.0f} ms/step  waits {self.wait_share:.0%}  left {left}"
+
+
+Tell = Callable[[Progress], None]
+
+
+def print_progress(progress: Progress) -> None:
+    """The default teller: one line."""
+    print(progress, flush=True)
+
+
+def open_batches(data: Mapping, networks: steps.Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
+    """The batches of a config's section `data`, and the statistics document that travels with the weights.
+
+    Raises ValueError when there are no data, they leave the robot's working range, or cannot fill a batch.
+    """
+    paths, weights = list(data["paths"]), list(data["weights"]) or [1.0] * len(data["paths"])
+    if not paths:
+        raise ValueError("config.data.paths is empty; name at least one folder of records, e.g. --config.data.paths=\"('data/a',)\"")
+    if len(weights) != len(paths):
+        raise ValueError(f"config.data.weights has {len(weights)} numbers for {len(paths)} data sets; give one each, or () for equal ones")
+    datasets = [
+        pipeline.open_dataset(path, part="train" if data["held_out"] else "all", held_out=data["held_out"], weight=weight)
+        for path, weight in zip(paths, weights, strict=True)
+    ]
+    statistics = stats.compute([dataset.reader for dataset in datasets])
+    stats.check(statistics)
+    maker = make_examples(data, networks)
+    batches = pipeline.Batches(datasets, maker, batch=batch, seed=seed, shuffle_objects=data["shuffle_objects"])
+    return batches, statistics_document(statistics)
+
+
+def make_examples(data: Mapping, networks: steps.Networks) -> pipeline.ExampleMaker:
+    """How frames become examples, of a config's section `data`."""
+    calibration = aloha_calibration(networks.sensor.height, networks.sensor.width)
+    sizes = Sizes(data["bodies"], data["qpos"], Capacity(**data["capacity"]))
+    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, calibration=calibration)
+
+
+def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:
+    """What is saved beside weights: the data's statistics and the table by which actions are normalised."""
+    return {"data": json.loads(stats.to_json(statistics)), "working_range": WORKING_RANGE.tolist()}
+
+
+def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
+    """The static half of a run; `stage` is "pretrain" or "finetune"."""
+    networks = steps.make_networks(
+        model=config.model,
+        views=config.views,
+        sensor=config.sensor,
+        variant=config.variant,
+        capacity=Capacity(**config.data.capacity),
+    )
+    trained = steps.trained_networks(networks, stage)
+    missing = sorted(set(trained) - set(config.optimiser.rates))
+    if missing:
+        raise ValueError(f"config.optimiser.rates has no learning rate for {', '.join(missing)}; this stage trains {', '.join(trained)}")
+    optimiser = steps.make_optimiser(
+        {name: config.optimiser.rates[name] for name in trained},
+        steps=config.train.steps,
+        warmup=config.optimiser.warmup,
+        weight_decay=config.optimiser.weight_decay,
+        clip=config.optimiser.clip,
+    )
+    return steps.Spec(networks, optimiser, trained, config.train.ema_power, config.train.ema_maximum)
+
+
+def enter(workdir: Path, config: ConfigDict, stage: str) -> None:
+    """Begin a run in its folder, or take it up: the config is written first, and a later one must not differ.
+
+    Raises ValueError that lists what differs.
+    """
+    path, now = workdir / CONFIG_FILE, plain(config) | {"stage": stage}
+    if path.exists():
+        differences = [line for line in compare(json.loads(path.read_text()), now) if line.split(":")[0] not in FREE]
+        if differences:
+            raise ValueError(f"{workdir} holds a run of another config; {'; '.join(differences)}. Use another --workdir, or that config")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(now, indent=1, sort_keys=True))
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as JSON gives it back: dictionaries and lists."""
+    return json.loads(config.to_json())
+
+
+def compare(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Lines "path: was X, is Y" for everything that differs between two JSON documents."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted(before.keys() | now.keys()):
+            yield from compare(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name}: was {before!r}, is {now!r}"
+
+
+def loop(
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict]],
+    state: TrainState,
+    *,
+    batches: pipeline.Batches,
+    on: Mesh,
+    train: Mapping,
+    threads: int,
+    stop_at: int,
+    log: Callable[[int, dict, float, float], None],
+    save: Callable[[TrainState], Any],
+) -> TrainState:
+    """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always saved."""
+    first = int(state.step)
+    incoming = batches.iterate(first, stop_step=stop_at, threads=threads)
+    begun, waited = time.monotonic(), 0.0
+    for number in range(first + 1, stop_at + 1):
+        asked = time.monotonic()
+        batch = parallel.shard(next(incoming), on)
+        waited += time.monotonic() - asked
+        state, metrics = step(state, batch)
+        last = number == stop_at
+        if last or number % train["log_every"] == 0:
+            log(number, jax.device_get(metrics), time.monotonic() - begun, waited)
+            begun, waited = time.monotonic(), 0.0
+        if last or number % train["save_every"] == 0:
+            save(state)
+    return state
+
+
+class Log:
+    """metrics.jsonl of a run, one line each time, and the teller of progress."""
+
+    def __init__(self, workdir: Path, *, first: int, of: int, batch: int, tell: Tell):
+        """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped."""
+        self.path, self.of, self.batch, self.tell, self._last = workdir / METRICS_FILE, of, batch, tell, first
+        kept = [line for line in read_metrics(workdir) if line["step"] <= first]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def __call__(self, step: int, metrics: Mapping[str, Any], seconds: float, waited: float) -> None:
+        """Raises TrainingError when a figure is not finite."""
+        figures = {name: float(value) for name, value in metrics.items()}
+        number, self._last = step - self._last, step
+        line = {"step": step, **figures, "step_s": seconds / number, "wait_share": waited / seconds}
+        line["samples_per_s"] = self.batch * number / seconds
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingError(f"{', '.join(bad)} not finite at step {step}; lower the learning rate, or look at {self.path}")
+        self.tell(Progress(step, self.of, figures, line["step_s"], line["wait_share"], line["step_s"] * (self.of - step)))
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a line that a killed process left unfinished is dropped."""
+    path, lines = Path(workdir) / METRICS_FILE, []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def begin_or_resume(store: checkpoint.Checkpoints, fresh: Callable[[], TrainState], *, statistics: Mapping, on: Mesh) -> TrainState:
+    """The newest state of a run, else a fresh one; on every device of the mesh.
+
+    Raises CheckpointError when the run was begun on other data or with another model.
+    """
+    if store.latest() is None:
+        return parallel.replicate(fresh(), on)
+    like = parallel.replicate_shapes(jax.eval_shape(fresh), on)
+    return store.restore(like, statistics=statistics)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,69 @@
+"""Materialised records: the image of a state is what the sensors make of it, and both kinds give one Observation."""
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+
+from clamp_jax.data.pipeline import ExampleMaker, open_dataset, stack
+from clamp_jax.data.records import Reader
+from clamp_jax.geometry.kinematics import aloha_calibration
+from clamp_jax.observe import check_observation, clean
+from data_tools import materialise
+
+SIZE, EVERY, SEED = 16, 20, 5
+# noise on, so that the key of every frame counts
+CONFIG = clean(SIZE)._replace(depth_noise_m=0.004)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("materialise")
+    states = synthetic.write(folder / "states", 2, steps=50)
+    materialise.materialise_all(states, folder / "images", every=EVERY, config=CONFIG, seed=SEED)
+    return states, folder / "images"
+
+
+def test_both_kinds_of_record_give_the_same_observation(folders):
+    states, images = map(open_dataset, folders)
+    maker = ExampleMaker(synthetic.tokenize, text_length=120, calibration=aloha_calibration(SIZE, SIZE))
+    # other frames than materialise chose, in one call of its size: what is drawn hangs on scene and tick alone
+    ticks = np.array([0, 7, EVERY, 13, 2 * EVERY, 1, 2, 3], np.int32)
+    assert len(ticks) == materialise.CHUNK_FRAMES
+    for episode in range(2):
+        found = [maker.example_at(states, episode, int(tick)) for tick in ticks]
+        key = jax.random.fold_in(jax.random.key(SEED), episode)
+        rgb, depth_m = materialise.draw_images(stack([s.scene for s in found]), found[0].calibration, key, ticks, config=CONFIG)
+        for frame, row in enumerate((0, 2, 4)):
+            state, image = found[row], maker.example_at(images, episode, frame)
+            check_observation(image.observation)
+            np.testing.assert_array_equal(image.observation.depth_m, depth_m[row])
+            np.testing.assert_array_equal(image.observation.rgb, rgb[row])
+            assert np.mean(image.observation.depth_m > 0) > 0.3 and np.std(image.observation.rgb) > 10, "something is in sight"
+            other = (state.calibration, state.joints, state.past_actions, state.past_mask, state.labels, state.target)
+            same = (*image.observation[2:], image.labels, image.target)
+            for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(other), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_numbers_stay_and_the_privileged_state_goes(folders):
+    states, images = map(Reader, folders)
+    assert images.frames.tolist() == [3, 3] and images.meta["cameras"] == [4, SIZE, SIZE]
+    for i in range(2):
+        state, image = states[i], images[i]
+        assert image.qpos is None and image.tree is None and image.geoms is None
+        for name in ("joints", "actions", "progress", "object_positions", "instruction", "seed", "object_names"):
+            np.testing.assert_array_equal(getattr(image, name), getattr(state, name))
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(folders, tmp_path, capsys):
+    states, images = map(str, folders)
+    for arguments, message in (
+        (["--data", images, "--out", str(tmp_path / "a")], "kind 'image'; expected 'state'"),
+        (["--data", str(tmp_path), "--out", str(tmp_path / "a")], "holds no finished data set"),
+        (["--data", states, "--out", images], "already holds a finished data set"),
+        (["--data", states, "--out", str(tmp_path / "a"), "--every", "0"], "every is 0; expected 1 or more"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            materialise.main(arguments)
+    assert not list(tmp_path.iterdir())

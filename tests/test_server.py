@@ -1,0 +1,276 @@
+"""The policy server: openpi's wire, every request checked, and nothing brings it down."""
+
+import os
+import threading
+import urllib.error
+import urllib.request
+
+import deployed
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from clamp_jax.deploy import protocol, request
+from clamp_jax.deploy.server import PolicyServer, Settings, is_loopback, serving
+
+WAIT_S = 20  # for anything that should come at once
+
+
+def serve(policy=None, **settings):
+    return serving(policy or deployed.StubPolicy(), deployed.warm(), Settings(port=0, **settings))
+
+
+@pytest.fixture(scope="module")
+def url():
+    with serve() as url:
+        yield url
+
+
+class Wire:
+    """A client that knows only the wire."""
+
+    def __init__(self, url, **options):
+        self.socket = connect(url, proxy=None, compression=None, **options)
+        self.metadata = protocol.unpack(self.socket.recv(WAIT_S))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, message):
+        self.socket.send(message if isinstance(message, bytes | str) else protocol.pack(message))
+
+    def reply(self):
+        frame = self.socket.recv(WAIT_S)
+        return frame if isinstance(frame, str) else protocol.unpack(frame)
+
+    def close_code(self):
+        with pytest.raises(ConnectionClosed) as closed:
+            self.socket.recv(WAIT_S)
+        return closed.value.rcvd.code
+
+
+def health(url, path="/healthz"):
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url.replace("ws:", "http:") + path, timeout=WAIT_S) as answer:
+        return answer.status, answer.read()
+
+
+def test_metadata_request_reply(url):
+    with Wire(url) as wire:
+        assert wire.metadata["instruction"] == deployed.INSTRUCTION and wire.metadata["control_hz"] == 50
+        assert wire.metadata["calibration_id"] == request.calibration_id(deployed.specification())
+        for number in range(3):
+            wire.send(deployed.message(request_id=number, client_time=1.5))
+            reply = wire.reply()
+            np.testing.assert_array_equal(reply["actions"], np.tile(deployed.HOME.astype(np.float32), (50, 1)))
+            assert (reply["request_id"], reply["client_time"]) == (number, 1.5)
+            assert set(reply["server_timing"]) == ({"infer_ms", "prev_total_ms"} if number else {"infer_ms"})
+
+
+def test_inputs_are_the_requests_in_the_artifacts_order():
+    policy = deployed.StubPolicy()
+    with serve(policy) as url, Wire(url) as wire:
+        matrices = {name: np.eye(4) for name in reversed(policy.spec["cameras"])}
+        matrices["wrist_left"] = np.diag([1.0, -1.0, -1.0, 1.0])
+        calibration = {"intrinsics": np.ones((4, 4)), "parent_from_camera": matrices, "world_from_base": np.stack([np.eye(4)] * 2)}
+        sent = deployed.message(calibration=calibration, calibration_id=None, seed=7)
+        sent["images"] = dict(reversed(sent["images"].items()))
+        wire.send(sent)
+        assert isinstance(wire.reply(), dict)
+    warm, seen = policy.seen
+    assert {n: (a.shape, a.dtype) for n, a in seen.items()} == {n: (a.shape, a.dtype) for n, a in warm.items()}
+    assert [int(image.max()) for image in seen["rgb"][0]] == [0, 1, 2, 3] and seen["seed"] == [7]
+    np.testing.assert_array_equal(seen["parent_from_camera"][0, 2], matrices["wrist_left"])
+
+
+def images(**changes):
+    return {"images": {**deployed.message()["images"], **changes}}
+
+
+def depth(**changes):
+    return {"depth_m": {**deployed.message()["depth_m"], **changes}}
+
+
+def without(name, camera):
+    group = deployed.message()[name]
+    return {name: {key: value for key, value in group.items() if key != camera}}
+
+
+NAN = np.full((6, 8), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"state": None, "past_mask": None, "depth_m": None}, "lacks ['depth_m', 'state', 'past_mask'], has unknown nothing"),
+        ({"calibration_id": None}, "lacks ['calibration or calibration_id']"),
+        (without("images", "wrist_left"), "lacks ['images/wrist_left']"),
+        ({"qpos": np.zeros(14)}, "has unknown ['qpos']"),
+        (images(cam_high=np.zeros((6, 8, 3), np.uint8)), "unknown cameras ['cam_high']"),
+        (images(overhead=np.zeros((3, 6, 8), np.uint8)), "'images/overhead' is uint8 (3, 6, 8); expected uint8 (6, 8, 3)"),
+        (images(overhead=np.zeros((6, 8, 3), np.float32)), "'images/overhead' is float32"),
+        (images(overhead="x"), "'images/overhead' is str"),
+        ({"images": 3}, "'images' is int"),
+        (depth(worms_eye=np.zeros((6, 8), np.uint16)), "'depth_m/worms_eye' is uint16; pass metres"),
+        (depth(worms_eye=NAN), "'depth_m/worms_eye' has 48 values not finite"),
+        (depth(overhead=np.full((6, 8), 900, np.float32)), "looks like millimetres"),
+        ({"state": np.full(14, np.nan)}, "'joints' has 14 values"),
+        ({"state": np.zeros(7)}, "'joints' has shape (1, 7)"),
+        ({"state": [[1.0], 2.0]}, "ragged"),
+        ({"state": "home"}, "'state' is str"),
+        ({"past_actions": np.zeros((50, 14), np.int32)}, "'past_actions' has dtype int32"),
+        ({"prompt": "open the drawer"}, "'open the drawer', this policy was trained for 'close the drawer'"),
+        ({"protocol_version": 2}, "protocol_version is 2, this server speaks 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": True}, "seed is True"),
+        ({"request_id": [1]}, "request_id is list"),
+        ({"calibration_id": "0"}, "calibration_id is '0', the artifact's is"),
+        ({"calibration": {"intrinsics": 1}}, "'calibration' has ['intrinsics']"),
+    ],
+)
+def test_wrong_requests_are_refused_and_named(changes, found):
+    with pytest.raises(ValueError) as refused:
+        request.check_request(deployed.message(**changes), deployed.specification())
+    assert found in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], {}])
+def test_a_request_that_is_no_map_or_empty(value):
+    with pytest.raises(ValueError, match="request"):
+        request.check_request(value, deployed.specification())
+
+
+def test_errors_are_text_with_an_id_then_1011_and_the_server_goes_on(url):
+    for message, found in (
+        (deployed.message(state=None), "lacks ['state']"),
+        ("hello", "text frame"),
+        (b"\xc1", "0xc1"),
+        (protocol.pack(deployed.message())[:-5], "cut short"),
+    ):
+        with Wire(url) as wire:
+            wire.send(message)
+            identity, _, text = wire.reply().partition(": ")
+            assert len(identity) == 8 and found in text and len(text) <= 500
+            assert wire.close_code() == 1011
+    with Wire(url) as wire:
+        wire.send(deployed.message())
+        assert "actions" in wire.reply()
+
+
+@pytest.mark.parametrize("failure", ["nan", "raise"])
+def test_no_reply_that_is_not_finite_and_no_traceback(failure, caplog):
+    def before(inputs):
+        if inputs["seed"][0] == 9:
+            if failure == "raise":
+                raise KeyError("secret")
+            inputs["joints"] = inputs["joints"] * np.nan
+
+    with serve(deployed.StubPolicy(before)) as url, Wire(url) as wire:
+        wire.send(deployed.message(seed=9))
+        text = wire.reply()
+        assert "internal error" in text and "secret" not in text and "Traceback" not in text
+        assert wire.close_code() == 1011
+        assert text.split(":")[0] in caplog.text  # the log has it under the same id
+
+
+def test_health_answers_while_inference_runs_and_the_queue_is_bounded():
+    started, go_on = threading.Event(), threading.Event()
+
+    def before(inputs):
+        if inputs["seed"][0] == 1:
+            started.set()
+            assert go_on.wait(WAIT_S)
+
+    with serve(deployed.StubPolicy(before), pending=1) as url, Wire(url) as first, Wire(url) as second:
+        first.send(deployed.message(seed=1))
+        assert started.wait(WAIT_S)
+        assert health(url) == (200, b"OK\n") and health(url, "/readyz")[0] == 200
+        second.send(deployed.message())
+        assert "busy: 1 requests are waiting" in second.reply()
+        go_on.set()
+        assert "actions" in first.reply()
+
+
+def test_too_large_messages_and_too_many_connections():
+    with serve(limits=protocol.Limits(size=20_000), connections=1) as url:
+        with Wire(url) as wire:
+            with pytest.raises(InvalidStatus) as refused:
+                Wire(url)
+            assert refused.value.response.status_code == 503
+            wire.send(b"\x00" * 30_000)
+            assert wire.close_code() == 1009
+
+
+def test_api_key():
+    with serve(api_key="right") as url:
+        for headers in (None, {"Authorization": "Api-Key wrong"}, {"Authorization": "right"}):
+            with pytest.raises(InvalidStatus) as refused:
+                Wire(url, additional_headers=headers)
+            assert refused.value.response.status_code == 401
+        with Wire(url, additional_headers={"Authorization": "Api-Key right"}) as wire:
+            assert wire.metadata["chunk"] == 50
+        assert health(url)[0] == 200
+
+
+def test_other_addresses_need_a_key():
+    for host in ("0.0.0.0", "192.168.1.5", "robot.local", "::"):
+        assert not is_loopback(host)
+        with pytest.raises(ValueError, match="pass an API key"):
+            PolicyServer(deployed.StubPolicy(), Settings(host=host))
+        PolicyServer(deployed.StubPolicy(), Settings(host=host, api_key="k"))
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.1.2.3", "::1")))
+
+
+def test_warm_before_ready_and_a_start_that_fails_is_told():
+    policy = deployed.StubPolicy()
+    with serve(policy) as url:
+        assert len(policy.seen) == 1 and policy.seen[0]["rgb"].shape == (1, 4, 6, 8, 3)
+        port = int(url.rsplit(":", 1)[1])
+        with pytest.raises(OSError), serving(deployed.StubPolicy(), deployed.warm(), Settings(port=port)):
+            pass
+
+    def fails(inputs):
+        raise ValueError("no such device")
+
+    with pytest.raises(ValueError, match="no such device"), serve(deployed.StubPolicy(fails)):
+        pass
+
+
+def test_a_running_request_is_answered_before_the_server_stops():
+    started, go_on = threading.Event(), threading.Event()
+
+    def before(inputs):
+        if inputs["seed"][0] == 1:
+            started.set()
+            assert go_on.wait(WAIT_S)
+
+    context = serve(deployed.StubPolicy(before))
+    url = context.__enter__()
+    with Wire(url) as wire:
+        wire.send(deployed.message(seed=1))
+        assert started.wait(WAIT_S)
+        leaving = threading.Thread(target=context.__exit__, args=(None, None, None))
+        leaving.start()
+        go_on.set()
+        assert "actions" in wire.reply()
+        leaving.join(WAIT_S)
+        assert not leaving.is_alive()
+    with pytest.raises(urllib.error.URLError):
+        health(url)
+
+
+def test_garbage_does_not_bring_it_down(url):
+    rng = np.random.default_rng(int(os.environ.get("CLAMP_FUZZ_SEED", "0")))
+    whole = protocol.pack(deployed.message())
+    for number in range(60):
+        data = bytearray(whole)
+        for _ in range(1 + number % 5):
+            data[rng.integers(min(len(data), 400))] = rng.integers(256)
+        with Wire(url) as wire:
+            wire.send(bytes(data))
+            reply = wire.reply()
+            assert isinstance(reply, str) or np.isfinite(reply["actions"]).all()
+    assert health(url)[0] == 200
