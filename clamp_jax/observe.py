@@ -107,7 +107,7 @@ def _jitter_colours(colour: Array, config: SensorConfig, key: Array) -> Array:
 
 
 def _jitter_light(config: SensorConfig, key: Array) -> Array:
-    light = jnp.array(LIGHT_DIRECTION, jnp.float32)
+    light = jnp.asarray(LIGHT_DIRECTION)
     if config.light_jitter == 0:
         return light
     return light + jax.random.uniform(key, (3,), minval=-config.light_jitter, maxval=config.light_jitter)

@@ -68,7 +68,7 @@ def draw_cameras(observation: Observation) -> np.ndarray:
 
 def bystander(height: int, width: int) -> Camera:
     """A camera beside the cell that took no part in making the cloud."""
-    pose = look_at((0.55, -0.95, 0.85), (0.0, 0.0, 0.12), (0.0, 0.0, 1.0))
+    pose = look_at(np.float32([0.55, -0.95, 0.85]), np.float32([0.0, 0.0, 0.12]), np.float32([0.0, 0.0, 1.0]))
     return pinhole(np.float32([0.9 * width, 0.9 * width, width / 2, height / 2]), pose)
 
 

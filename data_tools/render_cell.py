@@ -91,8 +91,7 @@ def build_cell(assets: Path, virtual: tuple[str, ...] = ()) -> tuple["mujoco.MjM
     missing = drop_missing_meshes(spec)
     if missing:
         print(f"not in {assets}, left out: {', '.join(missing)}", file=sys.stderr)
-    # The scene file has this camera 11 mm lower than the calibration of the tasks.
-    spec.camera(CAMERA_NAMES["worms_eye"]).pos = aloha.CAMERA_MOUNTS["worms_eye"].pos
+    _raise_table(spec)
     for i, tool in enumerate(TOOLS):
         _add_tool(spec, assets, tool, f"tool{i}/")
     for name in virtual:
@@ -104,6 +103,14 @@ def build_cell(assets: Path, virtual: tuple[str, ...] = ()) -> tuple["mujoco.MjM
     data.qpos[:16] = np.tile([*ARM_STATE[:6], finger, finger], 2)
     mujoco.mj_forward(model, data)
     return model, data
+
+
+def _raise_table(spec: "mujoco.MjSpec") -> None:
+    """Lifts the table and the camera over its edge by the 11 mm that the scene file has them lower than the robot's calibration."""
+    table, box = spec.body("table"), spec.geom("table")
+    top = table.pos[2] + box.pos[2] + box.size[2]
+    table.pos = table.pos + [0, 0, aloha.TABLE_TOP_Z - top]
+    spec.camera(CAMERA_NAMES["worms_eye"]).pos = aloha.CAMERA_MOUNTS["worms_eye"].pos
 
 
 def _add_tool(spec: "mujoco.MjSpec", assets: Path, tool: Tool, prefix: str) -> None:

@@ -122,14 +122,18 @@ class Demo:
     def evaluate(self) -> None:
         """Success of all policies from the same initial states, in a process of its own: MJX on a CPU can hang."""
         config, after = self.config, [f"finetune_{name}" for name in self.config.policies]
-        names = ("finetune_task", "trials", "limit_s", "replan", "backend", "evaluate_seed", "film_trials", "policies")
+        names = ("finetune_task", "trials", "limit_s", "replan", "backend", "evaluate_seed", "policies")
         inputs = {name: config[name] for name in names}
         self.do("evaluate", functools.partial(evaluate, self), inputs=inputs, after=after, outputs=["evaluation.json"])
 
     def export(self) -> None:
         """The CLAMP policy as an artifact, checked against the one in memory."""
-        after = ["finetune_clamp"]
-        self.do("export", lambda: export_policy(self), inputs={}, after=after, outputs=["artifact"])
+
+        def work() -> Result:
+            written = export.export(self.path("finetune_clamp"), self.path("artifact"))
+            return written | {"verified": export.verify(self.path("artifact"))}
+
+        self.do("export", work, inputs={}, after=["finetune_clamp"], outputs=["artifact"])
 
     def drive(self) -> None:
         """One episode of the simulated robot, in real time, through server and client."""
@@ -137,7 +141,7 @@ class Demo:
         episode = run_robot.Episode(config.finetune_task, config.limit_s, config.evaluate_seed)
 
         def work() -> Result:
-            with serve.server_process(self.path("artifact"), ready_s=config.robot_timeout_s) as url:
+            with serve.server_process(self.path("artifact"), ready_s=config.server_timeout_s) as url:
                 return run_robot.run_episode(url, episode)
 
         self.do("robot", work, inputs=episode._asdict(), after=["export"])
@@ -156,9 +160,9 @@ def fitting_capacity(names: Sequence[str]) -> dict[str, int]:
 
 def training(module: Any, config: Any, data: Sequence[Path]) -> Any:
     """The config of a stage of training at the demo's scale, with its data."""
-    settings = module.get_config("demo" if config.size == "small" else "large")
+    settings = module.get_config(config.preset)
     with settings.unlocked():
-        settings.model.preset, settings.seed = config.preset, config.seed
+        settings.seed = config.seed
         settings.data.paths = tuple(str(path) for path in data)
         settings.data.held_out = 0.0  # retrieval has demonstrations of its own
         settings.data.capacity.update(fitting_capacity((*config.pretrain_tasks, config.finetune_task)))
@@ -194,11 +198,6 @@ def evaluate_with(demo: Demo, backend: str) -> Result:
     with open(demo.path("logs", "evaluate.log"), "a") as log:
         subprocess.run(command, cwd=ROOT, stderr=log, check=True, timeout=config.evaluate_timeout_s)
     return json.loads(target.read_text())
-
-
-def export_policy(demo: Demo) -> Result:
-    """Write and verify the artifact."""
-    raise AssertionError(demo)
 
 
 def run(config: Any, folder: Path, console: Console) -> dict[str, Any]:
@@ -254,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = run(demo_config.get_config(args.size), args.out, console)
     except StageError as error:
-        console.print(f"[red]{error}[/]")
+        console.print(f"[red]{error}[/]", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("stopped; the same command continues here")

@@ -19,7 +19,7 @@ import numpy as np
 
 from clamp_jax.deploy import control
 from clamp_jax.deploy.client import Client, Refused, Unavailable
-from clamp_jax.deploy.robots import RobotLost
+from clamp_jax.deploy.robots import Robot, RobotLost
 from clamp_jax.deploy.robots.simulated import SimulatedRobot
 from clamp_jax.deploy.safety import Safety
 
@@ -147,27 +147,27 @@ def run_episode(url: str, episode: Episode, *, api_key: str | None = None) -> di
         cell = {"task": episode.task, "instruction": spec["instruction"], "height": height, "width": width, "seed": episode.seed}
         with SimulatedRobot(SimulatedCell, cell) as robot:
             times: list[float] = []
-            report = drive(robot, _planner(robot, client, times), episode)
+            report = drive(robot, planner(robot, client, times), episode)
             status = robot.status()
             if episode.rest:
                 robot.rest()
     return summary(report, status, times) | {"episode": episode._asdict(), "instruction": spec["instruction"]}
 
 
-def drive(robot: Any, plan: Callable, episode: Episode) -> control.Report:
+def drive(robot: Robot, plan: Callable, episode: Episode) -> control.Report:
     """The control loop around a robot; a robot that is lost ends it, not completed."""
-    planner = control.ThreadPlanner(plan)
-    controller = control.Controller(robot, planner, Safety(robot.limits), seed=episode.seed)
+    thread = control.ThreadPlanner(plan)
+    controller = control.Controller(robot, thread, Safety(robot.limits), seed=episode.seed)
     try:
         return controller.run(episode.seconds)
     except RobotLost as error:
         print(f"run_robot: {error}", file=sys.stderr)
         return controller.report(False)
     finally:
-        planner.close()
+        thread.close()
 
 
-def _planner(robot: Any, client: Client, times: list[float]) -> Callable:
+def planner(robot: Robot, client: Client, times: list[float]) -> Callable:
     """question -> actions (50, 14) of the server; appends each reply's round trip in ms to `times`."""
 
     def plan(question: control.Question) -> np.ndarray:

@@ -31,14 +31,15 @@ class Wire:
     """A client that knows only the wire."""
 
     def __init__(self, url, **options):
-        self.socket = connect(url, proxy=None, compression=None, **options)
-        self.metadata = protocol.unpack(self.socket.recv(WAIT_S))
+        self.connecting = connect(url, proxy=None, compression=None, **options)
 
     def __enter__(self):
+        self.socket = self.connecting.__enter__()
+        self.metadata = protocol.unpack(self.socket.recv(WAIT_S))
         return self
 
     def __exit__(self, *_):
-        self.socket.close()
+        self.connecting.__exit__(None, None, None)
 
     def send(self, message):
         self.socket.send(message if isinstance(message, bytes | str) else protocol.pack(message))
@@ -197,8 +198,8 @@ def test_health_answers_while_inference_runs_and_the_queue_is_bounded():
 def test_too_large_messages_and_too_many_connections():
     with serve(limits=protocol.Limits(size=20_000), connections=1) as url:
         with Wire(url) as wire:
-            with pytest.raises(InvalidStatus) as refused:
-                Wire(url)
+            with pytest.raises(InvalidStatus) as refused, Wire(url):
+                pass
             assert refused.value.response.status_code == 503
             wire.send(b"\x00" * 30_000)
             assert wire.close_code() == 1009
@@ -207,8 +208,8 @@ def test_too_large_messages_and_too_many_connections():
 def test_api_key():
     with serve(api_key="right") as url:
         for headers in (None, {"Authorization": "Api-Key wrong"}, {"Authorization": "right"}):
-            with pytest.raises(InvalidStatus) as refused:
-                Wire(url, additional_headers=headers)
+            with pytest.raises(InvalidStatus) as refused, Wire(url, additional_headers=headers):
+                pass
             assert refused.value.response.status_code == 401
         with Wire(url, additional_headers={"Authorization": "Api-Key right"}) as wire:
             assert wire.metadata["chunk"] == 50

@@ -9,6 +9,7 @@ request timed out is recognised by its id and thrown away, never executed.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import socket
 import threading
@@ -77,7 +78,7 @@ class Client:
         self._url, self._backoff_s = url, backoff_s
         self._headers = {"Authorization": "Api-Key " + api_key} if api_key else None
         self._clock, self._sleep = clock, sleep
-        self._connection = None
+        self._connection = self._close_connection = None
         self._wait_s = backoff_s[0]
         self._timeouts = self._next_id = 0
         self.metadata = None  # the server's, of the last connection
@@ -92,7 +93,7 @@ class Client:
     def close(self):
         """Close the connection; a later call opens a new one."""
         if self._connection is not None:
-            self._connection.close()
+            self._close_connection()
             self._connection = None
 
     def connect(self, timeout_s=10.0):
@@ -107,12 +108,11 @@ class Client:
 
     def _open(self, timeout_s):
         options = dict(_NO_PROXY, open_timeout=timeout_s, close_timeout=1, compression=None, max_size=MAX_MESSAGE)
-        connection = connect(self._url, additional_headers=self._headers, **options)
-        try:
+        # As a context manager: newer releases of websockets connect only then, older ones allow it.
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(connect(self._url, additional_headers=self._headers, **options))
             self.metadata = unpack(connection.recv(timeout_s))
-        except BaseException:
-            connection.close()
-            raise
+            self._close_connection = stack.pop_all().close
         self._connection, self._wait_s, self._timeouts = connection, self._backoff_s[0], 0
 
     def _back_off(self, deadline, error):

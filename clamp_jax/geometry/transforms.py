@@ -81,7 +81,7 @@ def transform(target_from_source: Float[ArrayLike, "4 4"], points: Float[ArrayLi
 
 def look_at(eye: Float[ArrayLike, "3"], target: Float[ArrayLike, "3"], up: Float[ArrayLike, "3"]) -> Float[Array, "4 4"]:
     """world_from_camera (OpenCV axes) of a camera at `eye` that looks at `target`; `up` points up in its image."""
-    eye, target, up = (jnp.asarray(v, jnp.float32) for v in (eye, target, up))
+    eye, target, up = (jnp.asarray(vector) for vector in (eye, target, up))
     forward = (target - eye) / jnp.linalg.norm(target - eye)
     right = jnp.cross(forward, up)
     right = right / jnp.linalg.norm(right)

@@ -6,10 +6,13 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from clamp_jax.models.position import STRING_KINDS, StringPosition, check_kind
+
+MASKED = -1e30  # added to logits; a row in which all are masked stays finite
 
 
 class TransformerConfig(NamedTuple):
@@ -23,7 +26,7 @@ class TransformerConfig(NamedTuple):
     causal: bool = False
     activation: str = "gelu"  # "gelu" or "quick_gelu" (CLIP's)
     remat: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
-    implementation: str | None = None  # of jax.nn.dot_product_attention: None chooses; "xla" is what exports
+    implementation: str = "auto"  # of attention: "plain" (ours, half the time on CPU), or jax.nn's: "auto", "xla" (what exports), "cudnn"
     dtype: str = "float32"  # of the computation; parameters are float32
 
 
@@ -38,6 +41,36 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
     """LayerNorm with CLIP's epsilon."""
     return nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name=name)
+
+
+def attend(
+    query: Float[Array, "b n heads d"],
+    key: Float[Array, "b m heads d"],
+    value: Float[Array, "b m heads d"],
+    mask: Bool[ArrayLike, "b m"] | None = None,
+    *,
+    causal: bool = False,
+    implementation: str = "auto",
+) -> Float[Array, "b n heads d"]:
+    """softmax(q.k / sqrt(d)) v over the keys where `mask` is True; the plain mean of all values where it is nowhere."""
+    mask = None if mask is None else jnp.asarray(mask)[:, None, None, :]
+    if implementation == "plain":
+        return _plain_attention(query, key, value, mask, causal)
+    chosen = None if implementation == "auto" else implementation
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=chosen)
+
+
+def _plain_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
+    """Attention that divides by the sum of weights at the end, on n x d numbers and not on n x n."""
+    query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    logits = jnp.einsum("bhnd,bhmd->bhnm", query, key).astype(jnp.float32)
+    if mask is not None:
+        logits = logits + jnp.where(mask, 0, MASKED)
+    if causal:
+        logits = logits + jnp.where(np.tri(*logits.shape[-2:], dtype=bool), 0, MASKED)[None, None]
+    weight = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    out = jnp.einsum("bhnm,bhmd->bhnd", weight.astype(value.dtype), value)
+    return (out / weight.sum(axis=-1, keepdims=True).astype(value.dtype)).swapaxes(1, 2)
 
 
 class Mlp(nn.Module):
@@ -73,14 +106,8 @@ class Attention(nn.Module):
         query, key, value = self._project(x, "query"), self._project(source, "key"), self._project(source, "value")
         if positions_m is not None and memory is None and self.config.position in STRING_KINDS:
             query, key = StringPosition(self.config.position, name="string")(query, key, positions_m)
-        out = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=None if mask is None else jnp.asarray(mask)[:, None, None, :],
-            is_causal=self.config.causal and memory is None,
-            implementation=self.config.implementation,
-        )
+        causal = self.config.causal and memory is None
+        out = attend(query, key, value, mask, causal=causal, implementation=self.config.implementation)
         return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.config.dtype, name="out")(out)
 
     def _project(self, x: jax.Array, name: str) -> jax.Array:

@@ -45,17 +45,19 @@ def _actions(width: int, depth: int, heads: int) -> ActionEncoderConfig:
 def _debug() -> Preset:
     """Smallest that has every part: for tests."""
     clamp = ClampConfig(_views(24, 1, 2, 8), _actions(16, 1, 2), _text(16, 1, 2, 64), embedding=16, bias=-2.0)
-    resnet = ResNetConfig((1, 1), (8, 16), stem="patch", groups=4, convolution="matmul")
     size = TransformerConfig(16, 1, 2, mlp_ratio=2)
-    return Preset(clamp, PolicyConfig(size, size, resnet), view_size=16, camera_height=16, camera_width=16)
+    policy = PolicyConfig(size, size, ResNetConfig((1,), (8,), patch_stem=8, groups=4))
+    return Preset(clamp, policy, view_size=16, camera_height=16, camera_width=16)
 
 
 def _demo() -> Preset:
     """What two CPU cores train in minutes (ours)."""
-    clamp = ClampConfig(_views(96, 3, 4, 8), _actions(96, 2, 4), _text(96, 2, 4, 64), embedding=128, bias=-3.4)
-    resnet = ResNetConfig((1, 1, 1), (32, 64, 128), stem="patch", groups=8, convolution="matmul")
-    encoder, decoder = TransformerConfig(128, 2, 4, mlp_ratio=2), TransformerConfig(128, 3, 4, mlp_ratio=2)
-    policy = PolicyConfig(encoder, decoder, resnet, timestep_in_chunk=True)
+    small = TransformerConfig(96, 2, 3, mlp_ratio=2, implementation="plain")
+    image = ViewEncoderConfig(small._replace(depth=3, position="cayley"), patch=8)
+    text = _text(96, 2, 3, 64)._replace(transformer=small._replace(causal=True, activation="quick_gelu"))
+    clamp = ClampConfig(image, ActionEncoderConfig(small), text, embedding=128, bias=-3.4)
+    size = TransformerConfig(128, 2, 4, mlp_ratio=2, implementation="plain")
+    policy = PolicyConfig(size, size._replace(depth=3), ResNetConfig((1, 1), (64, 128), patch_stem=8, groups=8), timestep_in_chunk=True)
     return Preset(clamp, policy, view_size=48, camera_height=64, camera_width=64, draws=2)
 
 

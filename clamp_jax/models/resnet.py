@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-STEMS = ("imagenet", "patch")
-
 
 class ResNetConfig(NamedTuple):
     """Stages of a ResNet; the first stage keeps the resolution, each later one halves it."""
@@ -20,10 +18,9 @@ class ResNetConfig(NamedTuple):
     blocks: tuple[int, ...]  # blocks in each stage
     channels: tuple[int, ...]  # width of each stage (a bottleneck's output is four times that)
     bottleneck: bool = False
-    stem: str = "imagenet"  # "imagenet": 7x7 stride 2 and max-pool; "patch": 4x4 stride 4 (ours, cheap on CPU)
+    patch_stem: int = 0  # 0: the ImageNet networks' 7x7 stride 2 and max-pool; n: one n x n patch a pixel (ours, cheap on CPU)
     norm: str = "group"  # "group" or "affine" (frozen batch norm)
     groups: int = 32
-    convolution: str = "native"  # "native" or "matmul" (ours: XLA's CPU convolutions are slow in the backward pass)
     dtype: str = "float32"
 
     @property
@@ -32,13 +29,12 @@ class ResNetConfig(NamedTuple):
         return self.channels[-1] * (4 if self.bottleneck else 1)
 
 
-def convolve_by_matmul(x: Float[Array, "b h w c"], kernel: Float[Array, "i j c o"], stride: int) -> Float[Array, "b y x o"]:
-    """Convolution as one matrix product of shifted copies; padded by half the kernel on each side, as torch does."""
-    size, half = kernel.shape[0], kernel.shape[0] // 2
-    padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
-    rows, columns = padded.shape[1] - size + 1, padded.shape[2] - size + 1
-    shifted = [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
-    return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+def patches(images: Float[Array, "b h w c"], size: int) -> Float[Array, "b y x n"]:
+    """Images as patches of size x size pixels, n = size^2 c numbers each; rows and columns left over are dropped."""
+    b, h, w, c = images.shape
+    rows, columns = h // size, w // size
+    cut = images[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, size * size * c)
 
 
 class Convolution(nn.Module):
@@ -54,8 +50,6 @@ class Convolution(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", init, shape).astype(self.config.dtype)
-        if self.config.convolution == "matmul":
-            return convolve_by_matmul(x, kernel, self.stride)
         half = self.size // 2
         dimensions = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, ((half, half),) * 2, dimension_numbers=dimensions)
@@ -112,24 +106,22 @@ class ResidualBlock(nn.Module):
 
 
 class Stem(nn.Module):
-    """First layer: the ImageNet networks' 7x7 with max-pool, or one 4x4 patch a pixel; both reduce by four."""
+    """First layer: 7x7 and max-pool, which reduce by four, or a linear map of each patch."""
 
     config: ResNetConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x o"]:
-        config, channels = self.config, self.config.channels[0]
-        if config.stem not in STEMS:
-            raise ValueError(f"stem of the ResNet is {config.stem!r}; expected one of {', '.join(STEMS)}")
-        if config.stem == "patch":
-            x = nn.Conv(channels, (4, 4), (4, 4), padding="VALID", use_bias=False, dtype=config.dtype, name="conv")(x)
-            return nn.relu(norm(config, channels, "norm")(x))
-        x = nn.relu(norm(config, channels, "norm")(Convolution(channels, 7, 2, config._replace(convolution="native"), name="conv")(x)))
-        return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        config, channels, patch = self.config, self.config.channels[0], self.config.patch_stem
+        if not patch:
+            x = Convolution(channels, 7, 2, config, name="conv")(x)
+            return nn.max_pool(nn.relu(norm(config, channels, "norm")(x)), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = nn.Dense(channels, use_bias=False, dtype=config.dtype, name="embed")(patches(x, patch))
+        return nn.relu(norm(config, channels, "norm")(x))
 
 
 class ResNet(nn.Module):
-    """Feature map of images: (b, h, w, 3) normalised floats to (b, h', w', c), a reduction by 4 * 2^(stages - 1)."""
+    """Feature map: (b, h, w, 3) normalised floats to (b, h', w', c): the stem reduces by 4 or its patch, each later stage by 2."""
 
     config: ResNetConfig
 

@@ -21,7 +21,7 @@ from clamp_jax.structs import Camera, Capacity, Geoms
 
 BACKGROUND = 0.5  # grey of a pixel without a hit
 AMBIENT, HEADLIGHT, LIGHT = 0.25, 0.4, 0.35  # shares of the light: everywhere, from the camera, directed
-LIGHT_DIRECTION = (0.36, -0.48, 0.8)  # unit, towards the directed light, in the world: tells the faces of a box apart
+LIGHT_DIRECTION = np.array([0.36, -0.48, 0.8], np.float32)  # unit, towards the directed light, in the world: tells the faces of a box apart
 NEAR_M = 0.01
 
 _MISS = np.uint32(0x7F800000)  # bits of +inf

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Float
 
@@ -67,13 +68,12 @@ def orthographic_views(size: int) -> ViewConfig:
 
 def view_cameras(config: ViewConfig, world_from_gripper: Float[ArrayLike, "2 4 4"]) -> Camera:
     """The virtual cameras in the world, stacked (v,): the fixed ones, then the wrist view of the left and the right gripper."""
-    poses = [look_at(view.eye, view.target, view.up) for view in config.fixed]
+    poses = [look_at(*map(np.float32, view[:3])) for view in config.fixed]
     extents = [view.half_extent for view in config.fixed]
     if config.wrist is not None:
-        wrist = config.wrist
-        gripper_from_view = look_at(wrist.eye, wrist.target, wrist.up)
+        gripper_from_view = look_at(*map(np.float32, config.wrist[:3]))
         poses += [compose(jnp.asarray(world_from_gripper)[side], gripper_from_view) for side in range(2)]
-        extents += [wrist.half_extent] * 2
+        extents += [config.wrist.half_extent] * 2
     make = orthographic if config.is_orthographic else pinhole
     return make(_intrinsics(jnp.array(extents, jnp.float32), config.height, config.width), jnp.stack(poses))
 

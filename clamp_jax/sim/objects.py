@@ -25,6 +25,12 @@ def collide(geom: mujoco.MjsGeom, touches: int, group: int = PROP) -> mujoco.Mjs
     return geom
 
 
+def _make_grippy(geom: mujoco.MjsGeom, impedance: tuple[float, float] = (0.95, 0.99)) -> None:
+    """Contact of what is grasped: with the default one, two round fingers creep off a round thing within a second."""
+    geom.priority, geom.condim, geom.friction = 1, 4, (1.5, 0.01, 0.0001)
+    geom.solref, geom.solimp = (0.01, 1.0), (*impedance, 0.001, 0.5, 2.0)
+
+
 def add_jewelry_box(spec: mujoco.MjSpec) -> None:
     """A box with three drawers on a free joint: bodies "jewelry_box" and "<top|middle|bottom>_drawer".
 
@@ -55,9 +61,7 @@ def _add_drawer(box: mujoco.MjsBody, name: str) -> None:
     knob = shape(body, SPHERE, (KNOB_RADIUS,), pos=(0, KNOB_Y, 0), rgb=_KNOB, name=f"{name}_knob")
     knob.mass = 0.001
     collide(knob, FINGER)
-    # two round fingers on a ball: with the fingers' own contact they creep off it within a second
-    knob.priority, knob.friction = 1, (1.5, 0.01, 0.0001)
-    knob.solref, knob.solimp = (0.01, 1.0), (0.98, 0.995, 0.001, 0.5, 2.0)
+    _make_grippy(knob, (0.98, 0.995))
     shape(body, CAPSULE, (0.002,), fromto=(0, FRONT_Y, 0, 0, KNOB_Y, 0), rgb=_KNOB)
     shape(body, BOX, (0.100, 0.057, 0.001), pos=(0, -0.012, -0.0075), rgb=_WOOD)
     shape(body, BOX, (0.100, 0.002, 0.0085), pos=(0, 0.047, 0), rgb=_WOOD)
@@ -123,6 +127,7 @@ def add_can_opener(spec: mujoco.MjSpec) -> None:
         handle = shape(body, CAPSULE, (radius,), fromto=ends, rgb=(0.78, 0.10, 0.10))
         handle.mass = 0.02
         collide(handle, TABLE | FINGER | CONTAINER)
+        _make_grippy(handle)
     x, z = half_y - half_x, half_z - half_y
     head = shape(body, CAPSULE, (half_y,), fromto=(x, 0, -z, x, 0, z), rgb=(0.75, 0.76, 0.78))
     head.mass = 0.03

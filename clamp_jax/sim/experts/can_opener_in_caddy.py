@@ -85,7 +85,7 @@ def _carry(qpos0: np.ndarray, style: dict[str, float], side: str, grasp: np.ndar
     script = motion.Script(side, qpos0, tempo=style["tempo"])
     script.reach(_raised(grasp, style["above"]), 1.3, gripper=1.0)
     script.slide(grasp, 0.8, hold_s=0.1)
-    script.grip(0.3, 0.5, hold_s=0.1)
+    script.grip(0.5, 0.5, hold_s=0.1)
     script.slide(_raised(grasp, _CARRY_Z - _GRASP_Z), 0.9)
     placing = _nearest_placing(side, script.joints, placings)
     script.reach(_raised(placing, _CARRY_Z - _RELEASE_Z), 1.6, hold_s=0.1)

@@ -1,0 +1,218 @@
+"""Demonstrations by scripted experts, written as state records by all cores.
+
+    python -m data_tools.generate --tasks drawer_open,drawer_close --episodes 200 --out runs/data
+
+Candidate i of a task is made from seed + i alone; the successful ones are kept in the order of their seeds. So the same seed
+gives the same bytes, whatever the number of workers.
+"""
+
+import argparse
+import collections
+import ctypes
+import functools
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup("cpu")
+
+import jax
+import mujoco
+import numpy as np
+from tqdm import tqdm
+
+from clamp_jax.data.records import META, Episode, Writer
+from clamp_jax.geometry import aloha
+from clamp_jax.sim import experts, scene, tasks
+from clamp_jax.sim.engines import native
+from clamp_jax.structs import ACTION_DIM
+
+AFTER_SUCCESS = 25  # ticks an episode goes on after its success, so that the policy learns to come to rest
+PATIENCE = 40  # candidates without a single success after which the expert is taken as broken
+_PR_SET_PDEATHSIG = 1
+
+Tell = Callable[[int, int, str], None]
+
+
+class Attempt(NamedTuple):
+    """What came of one candidate: an episode, or the reason why there is none."""
+
+    episode: Episode | None
+    reason: str = ""
+
+
+def run(
+    task: str, folder: str | Path, *, episodes: int, seed: int = 0, workers: int | None = None, tell: Tell | None = None
+) -> dict[str, Any]:
+    """Write `episodes` successful demonstrations of a task to a data set; returns {episodes, candidates, reasons}.
+
+    tell(done, of, note) is called after each kept or rejected candidate; without it a bar is shown. Raises ValueError for an
+    unknown task, a folder that holds a data set already, or fewer than one episode; RuntimeError when the expert fails
+    PATIENCE candidates without one success. Nothing is left in the folder on an error.
+    """
+    tasks.get(task)
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; at least one is needed")
+    if tell is None:
+        with _bar(task, episodes) as shown:
+            return _write(task, Path(folder), episodes, seed, workers, shown)
+    return _write(task, Path(folder), episodes, seed, workers, tell)
+
+
+class _bar:
+    """A tqdm bar behind `tell`."""
+
+    def __init__(self, task: str, episodes: int):
+        self._bar = tqdm(total=episodes, desc=f"generate {task}", unit="episode", file=sys.stderr)
+
+    def __enter__(self) -> Tell:
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _tell(self, done: int, of: int, note: str) -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _write(task: str, folder: Path, episodes: int, seed: int, workers: int | None, tell: Tell) -> dict[str, Any]:
+    kept, reasons = 0, collections.Counter()
+    with Writer(folder, task=task) as writer, _pool(workers) as pool:
+        for attempt in _in_order(pool, functools.partial(attempt_episode, task), itertools.count(seed)):
+            if attempt.episode is None:
+                reasons[attempt.reason] += 1
+            else:
+                writer.add(attempt.episode)
+                kept += 1
+            rejected = sum(reasons.values())
+            tell(kept, episodes, f"{rejected / (kept + rejected):.1%} rejected")
+            if kept == episodes:
+                break
+            if not kept and rejected >= PATIENCE:
+                raise RuntimeError(f"the expert of {task!r} failed {rejected} of {rejected} candidates: {dict(reasons)}")
+    return {"episodes": kept, "candidates": kept + rejected, "reasons": dict(reasons)}
+
+
+def _pool(workers: int | None) -> ProcessPoolExecutor:
+    count = workers or len(os.sched_getaffinity(0))
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    """A worker dies with its parent (Linux), leaves Ctrl-C to it, and runs jax on the CPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runtime.setup("cpu")
+
+
+def _in_order(pool: ProcessPoolExecutor, work: Callable[[int], Attempt], seeds: Iterator[int]) -> Iterator[Attempt]:
+    """Results in the order of the seeds, with a few candidates per worker under way; the rest is cancelled at the end."""
+    ahead: collections.deque[Future] = collections.deque(pool.submit(work, next(seeds)) for _ in range(4 * pool._max_workers))
+    try:
+        while True:
+            result = ahead.popleft().result()
+            ahead.append(pool.submit(work, next(seeds)))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def attempt_episode(task_name: str, seed: int) -> Attempt:
+    """Reset by `seed`, let the expert plan with the same seed, run it in native MuJoCo; no episode unless it succeeds."""
+    task, built = tasks.get(task_name), scene.build(task_name)
+    qpos0, variant = (np.asarray(value) for value in _reset(task)(jax.random.key(seed)))
+    try:
+        actions = experts.plan(task, built, qpos0, int(variant), seed)
+    except (experts.PlanError, experts.IKError) as error:
+        return Attempt(None, f"no plan ({type(error).__name__})")
+    actions = np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)])
+    engine = _engine(task_name)
+    _, trace = engine.run(engine.start(qpos0[None], variant[None]), actions[None])
+    if not trace.success[0].any():
+        return Attempt(None, "no success")
+    length = min(int(np.argmax(trace.success[0])) + 1 + AFTER_SUCCESS, len(actions))
+    qpos = np.concatenate([qpos0[None], np.asarray(trace.qpos[0])])[:length]
+    return Attempt(record(task, built, qpos, actions[:length], variant=int(variant), seed=seed))
+
+
+@functools.cache
+def _engine(task_name: str) -> native.Engine:
+    return native.Engine(scene.build(task_name), tasks.get(task_name), threads=1)
+
+
+@functools.cache
+def _reset(task: tasks.Task) -> Callable:
+    return jax.jit(task.reset)
+
+
+def record(task: tasks.Task, built: scene.Scene, qpos: np.ndarray, actions: np.ndarray, *, variant: int, seed: int) -> Episode:
+    """The state record of an episode: qpos (t, q) before each of the actions (t, 14)."""
+    return Episode(
+        task=task.name,
+        instruction=task.instructions[variant],
+        seed=seed,
+        joints=measured_joints(qpos),
+        actions=np.asarray(actions, np.float32),
+        progress=np.linspace(0, 1, len(actions), dtype=np.float32),
+        object_names=built.object_names,
+        object_positions=object_positions(built, qpos),
+        qpos=np.asarray(qpos, np.float32),
+        tree=built.tree,
+        geom_types=built.geom_types,
+        geoms=built.geoms,
+    )
+
+
+def measured_joints(qpos: np.ndarray) -> np.ndarray:
+    """Joint state (t, 14): rad, gripper 0 closed to 1 open; the left finger of each hand counts."""
+    sides = np.asarray(qpos, np.float64)[:, :16].reshape(-1, 2, 8)
+    gripper = (sides[..., 6:7] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
+    return np.concatenate([sides[..., :6], gripper], axis=2).reshape(-1, ACTION_DIM).astype(np.float32)
+
+
+def object_positions(built: scene.Scene, qpos: np.ndarray) -> np.ndarray:
+    """World positions (t, o, 3) m of the named objects."""
+    data, found = mujoco.MjData(built.model), np.empty((len(qpos), len(built.object_names), 3), np.float32)
+    for tick, row in enumerate(qpos):
+        data.qpos[:] = row
+        mujoco.mj_kinematics(built.model, data)
+        found[tick] = data.xpos[built.object_bodies]
+    return found
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", required=True, help=f"names separated by commas, or 'all': {', '.join(sorted(tasks.TASKS))}")
+    parser.add_argument("--episodes", type=int, default=200, help="successful episodes of each task")
+    parser.add_argument("--out", type=Path, required=True, help="folder; each task gets a folder of its name in it")
+    parser.add_argument("--seed", type=int, default=0, help="of the first candidate")
+    parser.add_argument("--workers", type=int, help="processes; default: one for each core")
+    args = parser.parse_args()
+    names = sorted(tasks.TASKS) if args.tasks == "all" else args.tasks.split(",")
+    try:
+        for name in names:
+            tasks.get(name)
+            if (args.out / name / META).exists():
+                raise ValueError(f"{args.out / name} already holds a finished data set; choose another --out or remove it")
+        for name in names:
+            done = run(name, args.out / name, episodes=args.episodes, seed=args.seed, workers=args.workers)
+            print(f"{name}: {done['episodes']} of {done['candidates']} candidates kept in {args.out / name}")
+            print(f"  rejected: {done['reasons'] or 'none'}")
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"generate: {error}")
+
+
+if __name__ == "__main__":
+    main()
