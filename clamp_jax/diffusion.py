@@ -104,7 +104,7 @@ def diffusion_loss(
 def sampling_steps(train_steps: int, steps: int) -> np.ndarray:
     """Timesteps that DDIM visits, falling from the last to the first, (steps,) int; ValueError if there are not so many.
 
-    Both ends are visited (ours): from pure noise down to the least noisy step, whose x0 has the smallest bias.
+    Both ends are visited (ours): from pure noise down to the least noisy step, whose x0 is blurred least.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"DDIM is asked for {steps} steps; the schedule has {train_steps}: pass 1 to {train_steps}")

@@ -17,6 +17,8 @@ from clamp_jax.render.splat import splat
 from clamp_jax.render.views import ViewConfig, view_cameras
 from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
 
+SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
+
 
 class SensorConfig(NamedTuple):
     """The simulated cameras; static and hashable. Every spread at 0 gives exact images that use no randomness."""
@@ -25,7 +27,7 @@ class SensorConfig(NamedTuple):
     width: int = 64
     capacity: Capacity = Capacity()
     near_m: float = 0.0  # nearer than this the sensor measures nothing (a D405's least depth is 0.07 m)
-    far_m: float = 2.0  # farther than this it measures nothing
+    far_m: float = 2.0  # at this depth and farther it measures nothing; colour reaches to SIGHT_M
     depth_noise_m: float = 0.0  # standard deviation at 1 m; grows with the square of depth, as a stereo camera's
     dropout: float = 0.0  # share of the pixels without a measurement
     colour_jitter: float = 0.0  # largest change of a geom's colour, of each channel
@@ -72,7 +74,7 @@ def sense(
         height=config.height,
         width=config.width,
         capacity=config.capacity,
-        far=config.far_m,
+        far=SIGHT_M,
         light=_jitter_light(config, keys["light"]),
     )
     depth_m = _measure(depth_m, config, keys)
@@ -115,7 +117,7 @@ def _jitter_light(config: SensorConfig, key: Array) -> Array:
 
 def _measure(depth_m: Array, config: SensorConfig, keys: dict[str, Array]) -> Array:
     """Depth as the sensor reports it: noisy, within its range, with holes."""
-    seen = (depth_m > 0) & (depth_m >= config.near_m)
+    seen = (depth_m > 0) & (depth_m >= config.near_m) & (depth_m < config.far_m)
     if config.depth_noise_m:
         noise = jax.random.normal(keys["noise"], depth_m.shape)
         depth_m = jnp.maximum(depth_m + config.depth_noise_m * depth_m**2 * noise, 1e-3)

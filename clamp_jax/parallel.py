@@ -6,7 +6,7 @@ of a step's loss is the loss of the global batch, and `Reduction.mean` of its gr
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,21 +67,27 @@ def replicate_shapes(tree: Any, on: Mesh) -> Any:
 
 
 def map_step(
-    step: Callable[..., tuple[TrainState, dict]], on: Mesh, *, mapping: str = "jit", donate: bool = True
+    step: Callable[..., tuple[TrainState, dict]],
+    on: Mesh,
+    *,
+    mapping: str = "jit",
+    donate: bool = True,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """Map step(state, batch, reduction) -> (state, metrics) over a mesh; the result takes (state, batch).
 
     The state goes in and comes out replicated (`replicate`) and is donated; the batch goes in as `shard` leaves it.
-    jax.pmap is in maintenance and jit + shard_map underneath: jit with shardings is the default, pmap the other value.
+    jax.pmap is in maintenance and jit + shard_map underneath: jit with shardings is the default, pmap the other value;
+    `compiler_options` (XLA's) go with jit alone. Raises ValueError for another mapping.
     """
     if mapping == "jit":
-        return _map_jit(step, on, donate)
+        return _map_jit(step, on, donate, compiler_options)
     if mapping == "pmap":
         return _map_pmap(step, on)
     raise ValueError(f"mapping is {mapping!r}; expected one of {MAPPINGS}")
 
 
-def _map_jit(step: Callable, on: Mesh, donate: bool) -> Callable:
+def _map_jit(step: Callable, on: Mesh, donate: bool, compiler_options: Mapping[str, Any] | None) -> Callable:
     whole, rows = NamedSharding(on, PartitionSpec()), NamedSharding(on, PartitionSpec(AXIS))
     reduction = GLOBAL._replace(each=functools.partial(_each_on, on))
     return jax.jit(
@@ -89,6 +95,7 @@ def _map_jit(step: Callable, on: Mesh, donate: bool) -> Callable:
         in_shardings=(whole, rows),
         out_shardings=(whole, whole),
         donate_argnums=(0,) if donate else (),
+        compiler_options=None if compiler_options is None else dict(compiler_options),
     )
 
 
@@ -104,7 +111,8 @@ def _map_pmap(step: Callable, on: Mesh) -> Callable:
     )
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-        return replicate(body(state, _split_rows(batch, len(devices))), on)
+        rows = jax.device_put(_split_rows(batch, len(devices)), NamedSharding(on, PartitionSpec(AXIS)))
+        return replicate(body(state, rows), on)
 
     return run
 

@@ -95,8 +95,8 @@ class Goals(NamedTuple):
 def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: str, capacity: Capacity = CAPACITY) -> Networks:
     """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
 
-    model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or "orthographic"), points,
-    radius_px. sensor: the fields of SensorConfig but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
+    model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or
+    "orthographic"), points, radius_px. sensor: the fields of SensorConfig but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
     Raises ValueError for a name that does not exist.
     """
     if variant not in VARIANTS:
@@ -290,8 +290,8 @@ def _update(spec: Spec, state: TrainState, objective: Objective, reduction: Redu
     updates, opt_state = spec.optimiser.update(gradients, state.opt_state, trained)
     new = optax.apply_updates(trained, updates)
     average = optim.ema_update(_trained(spec, state.ema), new, state.step, power=spec.ema_power, maximum=spec.ema_maximum)
-    found |= {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
-    found["update_ratio"] = optax.global_norm(updates) / jnp.maximum(optax.global_norm(trained), 1e-12)
+    found |= {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+    found["update_ratio"] = optax.tree.norm(updates) / jnp.maximum(optax.tree.norm(trained), 1e-12)
     return TrainState(state.step + 1, state.params | new, opt_state, state.ema | average), found
 
 

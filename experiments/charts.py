@@ -58,7 +58,9 @@ def smooth(values: Sequence[float], span: int) -> list[float]:
     return out
 
 
-def line_chart(series: Mapping[str, Series], *, title: str, x_label: str, size: tuple[int, int] = (460, 260)) -> str:
+def line_chart(
+    series: Mapping[str, Series], *, title: str, x_label: str, colours: Mapping[str, str] | None = None, size: tuple[int, int] = (460, 260)
+) -> str:
     """Curves of named (x, y) series: faint as measured, strong as their running mean. Non-finite values are left out."""
     clean = {name: [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)] for name, (xs, ys) in series.items()}
     clean = {name: points for name, points in clean.items() if points}
@@ -67,7 +69,7 @@ def line_chart(series: Mapping[str, Series], *, title: str, x_label: str, size: 
     frame = _line_frame(clean, size)
     marks = [_text(frame.left, 20, title, weight=600)] + _grid(frame, x_label)
     for i, (name, points) in enumerate(clean.items()):
-        colour = PALETTE[i % len(PALETTE)]
+        colour = (colours or {}).get(name, PALETTE[i % len(PALETTE)])
         marks += _curve(frame, points, colour) + _legend(frame, i, name, colour)
     return _svg(size, marks)
 
@@ -153,9 +155,10 @@ def grouped_bars(groups: Mapping[str, Mapping[str, float]], *, title: str, line:
     for i, (label, group) in enumerate(groups.items()):
         marks += _group(frame, i, [(names.index(name), value) for name, value in group.items()], len(names))
         marks.append(_text(frame.px(i + 0.5), frame.top + frame.height + 18, label, anchor="middle"))
-    for i, name in enumerate(names):
-        marks += _legend(frame, i, name, PALETTE[i % len(PALETTE)])
-    return _svg((width, height), marks + _line(frame, *line))
+    for i, name in enumerate([*names, line[0]]):
+        marks += _legend(frame, i, name, PALETTE[i] if i < len(names) else INK)
+    y = frame.py(line[1])
+    return _svg((width, height), [*marks, _stroke((frame.left, y), (frame.left + frame.width, y), dash="5 4")])
 
 
 def _group(frame: Frame, i: int, group: Sequence[tuple[int, float]], count: int) -> list[str]:
@@ -166,14 +169,6 @@ def _group(frame: Frame, i: int, group: Sequence[tuple[int, float]], count: int)
         marks.append(_rect((left, top), (right - left, base - top), PALETTE[k % len(PALETTE)]))
         marks.append(_text((left + right) / 2, top - 5, f"{value:.1%}", anchor="middle", fill=FAINT))
     return marks
-
-
-def _line(frame: Frame, name: str, value: float) -> list[str]:
-    y = frame.py(value)
-    return [
-        _stroke((frame.left, y), (frame.left + frame.width, y), dash="5 4"),
-        _text(frame.left + frame.width, y - 5, name, anchor="end", fill=INK),
-    ]
 
 
 def _rect(corner: tuple[float, float], size: tuple[float, float], colour: str) -> str:

@@ -40,6 +40,7 @@ from experiments.stages import Result, StageError, Stages, bar
 from experiments.training import Progress
 
 ROOT = Path(__file__).parents[1]
+OTHER_STAGES = 10  # settings, four data sets, pictures, retrieval, evaluation, export, robot
 HELD_OUT_SEED = 1_000_000  # demonstrations for retrieval alone begin at this seed, training's at 0
 
 
@@ -48,7 +49,8 @@ class Demo:
 
     def __init__(self, config: Any, run: Path, console: Console):
         self.config, self.run, self.console = config, run, console
-        self.stages = Stages(run, lambda line: console.print(f"[bold]·[/] {line}"))
+        trained = len(config.policies) + sum(name != "scratch" for name in config.policies)
+        self.stages = Stages(run, lambda line: console.print(f"[bold]·[/] {line}"), total=OTHER_STAGES + trained)
 
     def path(self, *parts: str) -> Path:
         """A path in the run's folder."""
@@ -67,7 +69,12 @@ class Demo:
         """Demonstrations of one task into data/<name>."""
         folder = f"data/{name}"
         inputs = {"task": task, "episodes": episodes, "seed": seed}
-        self.do(f"generate_{name}", lambda: generate_data(task, self.path(folder), episodes, seed), inputs=inputs, outputs=[folder])
+
+        def work() -> Result:
+            with bar(f"generate {name}", self.console) as update:
+                return generate.run(task, self.path(folder), episodes=episodes, seed=seed, tell=update)
+
+        self.do(f"generate_{name}", work, inputs=inputs, outputs=[folder])
 
     def draw(self, name: str) -> None:
         """Pictures of one demonstration for the report."""
@@ -169,11 +176,6 @@ def training(module: Any, config: Any, data: Sequence[Path]) -> Any:
     return settings
 
 
-def generate_data(task: str, folder: Path, episodes: int, seed: int) -> Result:
-    """Write a data set of successful demonstrations."""
-    return generate.run(task, folder, episodes=episodes, seed=seed)
-
-
 def evaluate(demo: Demo) -> Result:
     """Run experiments.evaluate; if MJX fails or takes too long, again with native MuJoCo, and say so."""
     try:
@@ -195,8 +197,7 @@ def evaluate_with(demo: Demo, backend: str) -> Result:
     command += ["--task", config.finetune_task, "--trials", str(config.trials), "--backend", backend]
     command += ["--seed", str(config.evaluate_seed), "--replan", str(config.replan), "--limit-s", str(config.limit_s)]
     command += ["--json", str(target.absolute()), "--video", str(demo.path("rollout.mp4").absolute())]
-    with open(demo.path("logs", "evaluate.log"), "a") as log:
-        subprocess.run(command, cwd=ROOT, stderr=log, check=True, timeout=config.evaluate_timeout_s)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=config.evaluate_timeout_s)
     return json.loads(target.read_text())
 
 

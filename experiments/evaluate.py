@@ -194,7 +194,7 @@ def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Pat
     report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results)}
     if video is not None:
         problem = write_film(next(iter(results.values())), settings.task, video)
-        report["video"] = problem or str(video)
+        report["video"] = problem or video.name
         print(problem or f"wrote {video}")
     return report | {"seconds": round(time.monotonic() - begin, 1)}
 

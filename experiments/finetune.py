@@ -25,7 +25,9 @@ from clamp_jax.structs import Batch, TrainState
 from experiments import training
 
 
-def run(config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress) -> TrainState:
+def run(
+    config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress
+) -> TrainState:
     """Fine-tune in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
     Raises ValueError for bad input, before anything is written.
@@ -76,8 +78,7 @@ def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) 
         raise ValueError(f"variant {config['variant']!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
     loaded = checkpoint.load_params(run_folder)
     act.check_working_range(loaded.statistics)
-    sections = {name: {part: found[name] for part, found in (("was", loaded.config), ("is", config))} for name in ("model", "views", "variant")}
-    differences = [line for name, two in sections.items() for line in training.compare(two["was"], two["is"], name)]
+    differences = [line for name in ("model", "views", "variant") for line in training.compare(loaded.config[name], config[name], name)]
     if differences:
         raise ValueError(f"{run_folder} was pre-trained otherwise; {'; '.join(differences)}. Use the same sections in both configs")
     return {name: checkpoint.part(loaded, name) for name in (("clamp", "policy") if networks.clamp is not None else ("policy",))}

@@ -22,7 +22,9 @@ from clamp_jax.structs import TrainState
 from experiments import training
 
 
-def run(config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress) -> TrainState:
+def run(
+    config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress
+) -> TrainState:
     """Pre-train in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
     Raises ValueError for bad input, before anything is written.

@@ -35,6 +35,7 @@ MEANINGS = {
     "blind": "trained in the same way with images, clouds and embeddings zeroed",
     "hold_still": "repeats the last command",
 }
+COLOURS = dict(zip(("clamp", "policy_pretrained", "scratch", "blind", "hold_still"), charts.PALETTE, strict=False))
 PAIRS = {"image_text": "image to text", "text_action": "text to action", "image_action": "image to action"}
 
 
@@ -100,7 +101,7 @@ def page(run: Path, report: Mapping[str, Any], stages: Mapping[str, Mapping[str,
     """The whole page as HTML without one external link."""
     body = [
         _head(report, stages),
-        _sight(run),
+        _sight(run, stages.get("pictures", {}).get("result", {})),
         _training(run, stages),
         _retrieval(report),
         _success(report),
@@ -122,7 +123,7 @@ def _head(report: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) ->
     tiles = [_tile(NAMES[name], _share(report["success"].get(name)), "trials solved") for name in ("clamp", "hold_still")]
     pair = report["retrieval"].get("image_text")
     if pair:
-        tiles.append(_tile("image to text", f"{pair['top1']:.0%}", f"top-1 of 64, chance {pair['chance']:.1%}"))
+        tiles.append(_tile("image to text", f"{pair['top1']:.0%}", f"top-1 of {pool_size(pair)}, chance {pair['chance']:.1%}"))
     if report["latency_ms"]:
         p50, p99 = (report["latency_ms"][key] for key in ("p50", "p99"))
         tiles.append(_tile("policy call", f"{p50:.0f} ms", f"p50 through the server, p99 {p99:.0f} ms"))
@@ -156,15 +157,17 @@ def _figure(path: Path, caption: str) -> str:
 
 
 CAPTIONS = {
-    "cameras.png": "The four cameras (overhead, worm's-eye, left and right wrist): colour above, depth below; dark is no measurement.",
+    "cameras.png": "The four cameras (overhead, worm's-eye, left and right wrist): colour above, depth below; dark is no measurement. "
+    "Drawn sharper than the policy gets them: {cameras} pixels.",
     "cloud.png": "Their depth, unprojected with the extrinsics and merged into one cloud.",
-    "views.png": "The cloud splatted into the five views that the image encoder reads (overhead, back right, front left, left and "
-    "right wrist): depth above, world x, y, z as red, green, blue below.",
+    "views.png": "The cloud as the image encoder reads it: splatted into five views of {views} pixels (overhead, back right, front left, "
+    "left and right wrist), depth above, world x, y, z as red, green, blue below.",
 }
 
 
-def _sight(run: Path) -> str:
-    figures = [_figure(run / "pictures" / name, caption) for name, caption in CAPTIONS.items()]
+def _sight(run: Path, drawn: Mapping[str, Any]) -> str:
+    sizes = {short: " x ".join(map(str, drawn.get(key, ("?",)))) for short, key in (("cameras", "camera_size"), ("views", "view_size"))}
+    figures = [_figure(run / "pictures" / name, caption.format(**sizes)) for name, caption in CAPTIONS.items()]
     if not any(figures):
         return ""
     text = (
@@ -220,33 +223,41 @@ def _diffusion_losses(logs: Mapping[str, Sequence[Mapping[str, float]]], stage: 
             kind = name.removeprefix(stage + "_")
             series[NAMES.get(kind, kind)] = _series(lines, "loss/diffusion")
     series = {name: xy for name, xy in series.items() if xy[0]}
-    return charts.line_chart(series, title=title, x_label="step") if series else ""
+    colours = {NAMES[kind]: colour for kind, colour in COLOURS.items()}
+    return charts.line_chart(series, title=title, x_label="step", colours=colours) if series else ""
 
 
 def _retrieval(report: Mapping[str, Any]) -> str:
     if not report["retrieval"]:
         return ""
-    groups, kinds = {}, {"top1": "as it is", "top1_permuted": "positions in the text permuted"}
+    groups, kinds = {}, {"top1": "as it is", "top1_permuted": "positions permuted"}
     for pair, entry in report["retrieval"].items():
-        groups[PAIRS.get(pair, pair)] = {label: entry[key] for key, label in kinds.items() if entry.get(key) is not None}
-    chance = next(iter(report["retrieval"].values()))["chance"]
+        shown = kinds if "text" in pair else {"top1": kinds["top1"]}  # a pair without text does not see the permutation
+        groups[PAIRS.get(pair, pair)] = {label: entry[key] for key, label in shown.items()}
+    first = next(iter(report["retrieval"].values()))
+    chance = first["chance"]
     text = (
-        "Pools of 64 held-out trajectories of one task, one frame of each at about the same progress: is the right partner the "
-        "nearest? Mean of five pools. Permuting the positions in the text takes away what tells the scenes apart."
+        f"Pools of {pool_size(first)} held-out trajectories of one task, one frame of each at about the same progress: is the right "
+        "partner the nearest? Permuting the positions in the text takes away what tells the scenes apart."
     )
     chart = charts.grouped_bars(groups, title="Top-1 accuracy", line=(f"chance {chance:.1%}", chance))
     return _section("Retrieval", text, f"<figure>{chart}</figure>")
 
 
+def pool_size(entry: Mapping[str, float]) -> int:
+    """Trajectories in a retrieval pool, of its chance."""
+    return round(1 / entry["chance"])
+
+
 def success_bars(success: Mapping[str, Mapping[str, Any]]) -> str:
     """Bars of the policies' success with their Wilson 95 % intervals."""
-    rows = []
-    for name in [n for n in NAMES if n in success] + [n for n in success if n not in NAMES]:
+    rows, names = [], [n for n in NAMES if n in success] + [n for n in success if n not in NAMES]
+    for name in names:
         entry = success[name]
         value = entry["successes"] / entry["trials"]
         note = f"{entry['successes']}/{entry['trials']}  {value:.0%}  ({entry['low']:.0%} to {entry['high']:.0%})"
         rows.append(charts.Bar(NAMES.get(name, name), value, entry["low"], entry["high"], note))
-    return charts.bars(rows, title="Success, with Wilson 95 % intervals")
+    return charts.bars(rows, title="Success, with Wilson 95 % intervals", colours=[COLOURS.get(name, charts.FAINT) for name in names])
 
 
 def _success(report: Mapping[str, Any]) -> str:
@@ -284,6 +295,8 @@ def _deployment(report: Mapping[str, Any]) -> str:
     if episode:
         rows.append(("episode on the simulated robot", "completed" if episode.get("completed") else "not completed"))
         rows.append(("missed deadlines", str(episode.get("missed_deadlines"))))
+        when = episode.get("succeeded_at_s")
+        rows.append(("task done", f"after {when:.1f} s" if when is not None else "no"))
     text = (
         "The artifact is served over a websocket; the robot is a process of its own that runs in real time and talks to the "
         "server through the client alone."

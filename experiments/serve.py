@@ -28,6 +28,7 @@ from clamp_jax.deploy import artifact
 from clamp_jax.deploy.server import PolicyServer, Settings
 
 READY = "ready "
+NICE = 5  # on a machine that also runs the control loop: the policy may wait, the loop may not
 STOP_S = 15.0  # how long a server may take to end before it is killed
 
 
@@ -45,6 +46,7 @@ def server_process(folder: Path, *, port: int = 0, ready_s: float = 600.0) -> It
     command = [sys.executable, "-m", "experiments.serve", "--artifact", str(folder), "--port", str(port)]
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
     watchdog = threading.Timer(ready_s, process.kill)
     watchdog.start()
     try:

@@ -1,5 +1,6 @@
 """Pictures of one demonstration: what the cameras see, the merged cloud, and the views that the image encoder reads."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from clamp_jax.steps import Networks
 from clamp_jax.structs import ACTION_DIM, HISTORY, Capacity, Observation, SceneState
 from experiments import pictures
 
-CAMERA_SIZE = (180, 320)  # pixels of the pictures of the cameras, a D405's 16:9
-CLOUD_SIZE = (360, 640)
+CAMERA_SIZE = (198, 352)  # pixels of the pictures of the cameras, a D405's 16:9
+CLOUD_SIZE = (480, 848)
 VIEW_WIDTH = 200  # pixels at which a view is shown, about
 
 
@@ -29,11 +30,12 @@ def draw(data: Path, folder: Path, networks: Networks, *, episode: int = 0, prog
     state, joints, capacity = frame_state(data, episode, progress)
     sharp = observe.clean()._replace(height=CAMERA_SIZE[0], width=CAMERA_SIZE[1], capacity=capacity)
     observation, config, key = sense(state, joints, sharp), networks.views, jax.random.key(0)
-    _, valid = observe.cloud(observation, config._replace(points=0), key)
+    _, valid = jax.jit(functools.partial(observe.cloud, config=config._replace(points=0)))(observation, key=key)
     pictures.write_png(folder / "cameras.png", camera_picture(observation))
     pictures.write_png(folder / "cloud.png", cloud_picture(observation, np.asarray(valid)))
     seen = sense(state, joints, networks.sensor._replace(capacity=capacity))
-    pictures.write_png(folder / "views.png", view_picture(np.asarray(observe.render_views(seen, config, key)), config))
+    views = jax.jit(functools.partial(observe.render_views, config=config))(seen, key=key)
+    pictures.write_png(folder / "views.png", view_picture(np.asarray(views), config))
     return {"camera_size": [networks.sensor.height, networks.sensor.width], "view_size": [config.height, config.width]}
 
 
@@ -50,7 +52,7 @@ def sense(state: SceneState, joints: np.ndarray, config: observe.SensorConfig) -
     """The observation of a scene at the beginning of an episode."""
     past, mask = jnp.zeros((HISTORY, ACTION_DIM)), jnp.zeros(HISTORY, bool)
     calibration = kinematics.aloha_calibration(config.height, config.width)
-    return observe.sense(state, calibration, joints, past, mask, config=config, key=jax.random.key(0))
+    return jax.jit(functools.partial(observe.sense, config=config))(state, calibration, joints, past, mask, key=jax.random.key(0))
 
 
 def camera_picture(observation: Observation) -> np.ndarray:
@@ -62,8 +64,8 @@ def camera_picture(observation: Observation) -> np.ndarray:
 
 def cloud_picture(observation: Observation, valid: np.ndarray) -> np.ndarray:
     """The merged and cropped cloud in its colours, from a place where no camera is."""
-    cameras = kinematics.camera_poses(observation.calibration, observation.joints)
-    points = np.asarray(jax.vmap(camera.unproject)(cameras, observation.depth_m)).reshape(-1, 3)
+    cameras = jax.jit(kinematics.camera_poses)(observation.calibration, observation.joints)
+    points = np.asarray(jax.jit(jax.vmap(camera.unproject))(cameras, observation.depth_m)).reshape(-1, 3)
     colours = (255 * (np.asarray(observation.rgb) / 255) ** (1 / 2.2)).astype(np.uint8).reshape(-1, 3)
     return pictures.paint_cloud(points[valid], colours[valid], pictures.overview_camera(*CLOUD_SIZE), *CLOUD_SIZE)
 

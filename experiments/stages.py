@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +29,11 @@ class StageError(RuntimeError):
 class Stages:
     """Runs stages in one folder and remembers their results.
 
-    tell: called with one line for the reader at the start and the end of each stage.
+    tell: called with one line for the reader at the start and the end of each stage; total: how many stages there will be.
     """
 
-    def __init__(self, run: Path, tell: Callable[[str], None] = print):
-        self.run, self.tell = Path(run), tell
+    def __init__(self, run: Path, tell: Callable[[str], None] = print, *, total: int | None = None):
+        self.run, self._tell, self._total = Path(run), tell, total
         self.results: dict[str, Result] = {}
         self._hashes: dict[str, str] = {}
         for folder in ("stages", "logs"):
@@ -58,12 +59,16 @@ class Stages:
         stamp = self._stamp(name)
         done = _read(stamp)
         if done.get("inputs") == digest and all((self.run / path).exists() for path in outputs):
-            self.tell(f"{name}: done before in {done['seconds']:.0f} s, nothing has changed")
+            self._say(name, f"done before in {done['seconds']:.0f} s, nothing has changed")
         else:
             self._prepare(name, digest, outputs if not (resumable and self._began(name) == digest) else ())
             done = self._work(name, work, digest)
         self._hashes[name], self.results[name] = digest, done["result"]
         return done["result"]
+
+    def _say(self, name: str, what: str) -> None:
+        number = f"{len(self.results) + 1}/{self._total} " if self._total else ""
+        self._tell(f"{number}{name}: {what}")
 
     def _digest(self, inputs: Mapping[str, Any], after: Sequence[str]) -> str:
         whole = {"inputs": inputs, "after": {name: self._hashes[name] for name in after}}
@@ -82,10 +87,11 @@ class Stages:
         write_json(self._stamp(name).with_suffix(".begun"), {"inputs": digest})
 
     def _work(self, name: str, work: Callable[[], Result], digest: str) -> dict[str, Any]:
-        self.tell(f"{name}: begins")
+        self._say(name, "begins")
         log, begin = self.run / "logs" / f"{name}.log", time.monotonic()
         try:
-            result = work()
+            with errors_to(log):
+                result = work()
         except Exception as error:
             with open(log, "a") as file:
                 file.write(traceback.format_exc())
@@ -97,8 +103,23 @@ class Stages:
         done = {"inputs": digest, "seconds": round(time.monotonic() - begin, 2), "finished": time.time(), "result": result}
         write_json(self._stamp(name), done)
         self._stamp(name).with_suffix(".begun").unlink(missing_ok=True)
-        self.tell(f"{name}: done in {done['seconds']:.0f} s")
+        self._say(name, f"done in {done['seconds']:.0f} s")
         return done
+
+
+@contextlib.contextmanager
+def errors_to(log: Path) -> Iterator[None]:
+    """Append all that this process and those it starts write to the standard error to a file, libraries in C included."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), 2)
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def bars(console: Console | None = None) -> Progress:

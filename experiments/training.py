@@ -52,7 +52,7 @@ def print_progress(progress: Progress) -> None:
     print(progress, flush=True)
 
 
-def open_batches(data: Mapping, networks: steps.Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
+def open_batches(data: ConfigDict, networks: steps.Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
     """The batches of a config's section `data`, and the statistics document that travels with the weights.
 
     Raises ValueError when there are no data, they leave the robot's working range, or cannot fill a batch.
@@ -73,7 +73,7 @@ def open_batches(data: Mapping, networks: steps.Networks, *, batch: int, seed: i
     return batches, statistics_document(statistics)
 
 
-def make_examples(data: Mapping, networks: steps.Networks) -> pipeline.ExampleMaker:
+def make_examples(data: ConfigDict, networks: steps.Networks) -> pipeline.ExampleMaker:
     """How frames become examples, of a config's section `data`."""
     calibration = aloha_calibration(networks.sensor.height, networks.sensor.width)
     sizes = Sizes(data["bodies"], data["qpos"], Capacity(**data["capacity"]))
@@ -88,9 +88,9 @@ def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:
 def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
     """The static half of a run; `stage` is "pretrain" or "finetune"."""
     networks = steps.make_networks(
-        model=config.model,
-        views=config.views,
-        sensor=config.sensor,
+        model=config.model.to_dict(),
+        views=config.views.to_dict(),
+        sensor=config.sensor.to_dict(),
         variant=config.variant,
         capacity=Capacity(**config.data.capacity),
     )

@@ -1,5 +1,8 @@
 """Stages of a run: done once, done again when what they depend on changed, taken up after a stop."""
 
+import subprocess
+import sys
+
 import pytest
 
 from experiments.stages import StageError, Stages
@@ -63,6 +66,15 @@ def test_a_failure_names_stage_and_log_and_the_next_run_continues_there(tmp_path
     assert "RuntimeError: out of paper" in (tmp_path / "logs" / "train.log").read_text()
     chain(tmp_path, first, second)
     assert (first.times, second.times) == (1, 1)
+
+
+def test_what_libraries_say_goes_to_the_log(tmp_path):
+    def work():
+        subprocess.run([sys.executable, "-c", "import sys; sys.stderr.write('from below')"], check=True)
+        return {}
+
+    Stages(tmp_path, str).do("speak", work, inputs={})
+    assert (tmp_path / "logs" / "speak.log").read_text() == "from below"
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(5, True), (6, False)])

@@ -74,9 +74,15 @@ def test_the_real_robot_within_a_hundredth_of_a_millimetre(aloha_sim_assets):
     model = mujoco.MjModel.from_xml_path(str(aloha_sim_assets / "aloha" / "aloha_pbr.xml"))
     data = mujoco.MjData(model)
     qpos = np.random.default_rng(0).uniform(*model.jnt_range.T, (1000, 16))
-    arms = np.asarray(jax.jit(jax.vmap(jax.vmap(kin.body_poses, (None, 0)), (None, 0)))(kin.arm_tree(), qpos.reshape(-1, 2, 8).astype(np.float32)))
     calibration = kin.aloha_calibration(48, 64)
-    cameras = np.asarray(jax.jit(jax.vmap(lambda q: kin.camera_poses(calibration, kin.joints_from_qpos(q)).world_from_camera))(np.float32(qpos)))
+
+    @jax.jit
+    @jax.vmap
+    def found_poses(row):
+        cameras = kin.camera_poses(calibration, kin.joints_from_qpos(row))
+        return jax.vmap(kin.body_poses, (None, 0))(kin.arm_tree(), row.reshape(2, 8)), cameras.world_from_camera
+
+    arms, cameras = map(np.asarray, found_poses(qpos.astype(np.float32)))
     bodies = [[model.body(f"{side}/{link.name}").id for link in aloha.ARM] for side in aloha.SIDES]
     wrist = [model.camera(f"wrist_cam_{side}").id for side in aloha.SIDES]
     worst = 0.0

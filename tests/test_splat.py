@@ -80,7 +80,8 @@ def test_dropped_points_leave_the_image_empty():
 def test_radius_equals_the_nearest_winner_in_the_square(radius):
     points, valid = points_and_marks(2, 400)
     camera = CAMERAS["pinhole"]
-    single, found = (np.asarray(splat(points, valid, camera, height=HEIGHT, width=WIDTH, near=NEAR, radius_px=r)) for r in (0, radius))
+    drawn = jax.jit(splat, static_argnames=("height", "width", "near", "radius_px"))
+    single, found = (np.asarray(drawn(points, valid, camera, height=HEIGHT, width=WIDTH, near=NEAR, radius_px=r)) for r in (0, radius))
     for row in range(HEIGHT):
         for column in range(WIDTH):
             window = single[max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1].reshape(-1, 4)

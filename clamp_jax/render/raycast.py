@@ -1,9 +1,9 @@
 """RGB-D images of primitive geoms by exact ray casting: what the simulated cameras see, where there is no renderer.
 
 Every geom of a type meets every pixel in one array (geoms, pixels), with the rays in the geom's frame; the nearest geom is
-the minimum of the depth's bits with the geom's slot in the low bits, and the winner's depth and normal are then computed
-again in full. No loop over geoms and no scatter: fast on CPUs, and TPUs can do it. Faces are seen from outside only, as
-in a renderer that culls back faces.
+the minimum of the depth's bits with the geom's slot in the low bits; the bits so lost are won back from the winner's
+surface. No loop over geoms and no scatter: fast on CPUs, and TPUs can do it. Solids are seen from outside only, as
+in MuJoCo's renderer, which culls back faces.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from clamp_jax.geometry.camera import pixel_rays
 from clamp_jax.geometry.transforms import compose, invert
-from clamp_jax.render.shapes import SHAPES, Ray
+from clamp_jax.render.shapes import SHAPES, Ray, Vector
 from clamp_jax.structs import Camera, Capacity, Geoms
 
 BACKGROUND = 0.5  # grey of a pixel without a hit
@@ -56,7 +56,7 @@ def raycast(
 
     `geoms` stands in the slots of `capacity`; body -1 marks an empty slot. `cameras` is a stack (k,) of pinholes, their
     pixels may be anisotropic. `light` points towards the directed light, in the world, and its length scales it. A plane
-    with half sizes is finite, a half size of 0 reaches to infinity; planes are seen from their front.
+    with half sizes is finite, a half size of 0 reaches to infinity; planes are seen from both sides.
     """
     rows = np.shape(geoms.body)[0]
     if rows != capacity.total:
@@ -72,10 +72,10 @@ def _image(world_from_geom: Array, geoms: Geoms, camera: Camera, light: Array, f
     world_from_camera = jnp.broadcast_to(camera.world_from_camera, world_from_geom.shape)
     matrix = compose(invert(world_from_geom), world_from_camera)[:, :3]
     direction = jnp.moveaxis(pixel_rays(camera, frame.height, frame.width)[1], -1, 0).reshape(3, -1)
-    slot = _nearest(matrix, geoms, direction, frame)
+    slot, near = _nearest(matrix, geoms, direction, frame)
     geom_light = jnp.sum(world_from_geom[:, :3, :3] * light[None, :, None], axis=1)
     rows = jnp.concatenate([matrix.reshape(-1, 12), geoms.size, geom_light, geoms.colour], axis=1)
-    rgb, depth_m = _surface(rows, slot, direction, frame)
+    rgb, depth_m = _surface(rows[jnp.maximum(slot, 0)].T, (slot, near), direction, frame)
     shape = (frame.height, frame.width)
     return rgb.reshape(*shape, 3), depth_m.reshape(shape), slot.reshape(shape)
 
@@ -86,44 +86,52 @@ def _ray(matrix: Array, direction: Array) -> Ray:
     return Ray(tuple(row[3] for row in matrix), tuple(row[0] * x + row[1] * y + row[2] * z for row in matrix))
 
 
-def _nearest(matrix: Array, geoms: Geoms, direction: Array, frame: _Frame) -> Array:
-    """Slot of the nearest geom that each ray meets, -1 for none; of two within 2^-15 of a depth the lower slot."""
-    bits = max(1, (frame.capacity.total - 1).bit_length())
+def _index_bits(capacity: Capacity) -> int:
+    return max(1, (capacity.total - 1).bit_length())
+
+
+def _nearest(matrix: Array, geoms: Geoms, direction: Array, frame: _Frame) -> tuple[Array, Array]:
+    """Slot of the nearest geom that each ray meets, -1 for none, and its depth but for the low bits.
+
+    Of two within 2^-15 of a depth the lower slot is taken.
+    """
+    bits = _index_bits(frame.capacity)
+    low = np.uint32((1 << bits) - 1)
     best = jnp.full(direction.shape[1], _MISS, jnp.uint32)
     for shape, block in zip(SHAPES, frame.blocks(), strict=True):
         if block.start == block.stop:
             continue
         ray = _ray(jnp.moveaxis(matrix[block], 0, -1)[..., None], direction[:, None, :])
         depth_m = shape.meet(ray, tuple(geoms.size[block, i, None] for i in range(3)))
-        hit = (depth_m > NEAR_M) & (depth_m < frame.far) & (geoms.body[block] >= 0)[:, None]
-        key = jax.lax.bitcast_convert_type(depth_m, jnp.uint32) >> bits << bits
+        near = jnp.where(geoms.body[block] >= 0, NEAR_M, jnp.inf)[:, None]  # an empty slot is beyond every depth
         slot = jnp.arange(block.start, block.stop, dtype=jnp.uint32)[:, None]
-        best = jnp.minimum(best, jnp.min(jnp.where(hit, key | slot, _MISS), axis=0))
-    return jnp.where(best < _MISS, (best & np.uint32((1 << bits) - 1)).astype(jnp.int32), -1)
+        key = jax.lax.bitcast_convert_type(depth_m, jnp.uint32) & ~low | slot
+        best = jnp.minimum(best, jnp.min(jnp.where(depth_m > near, key, _MISS), axis=0))
+    depth_m = jax.lax.bitcast_convert_type(best & ~low, jnp.float32)
+    return jnp.where(depth_m < frame.far, (best & low).astype(jnp.int32), -1), depth_m
 
 
-def _surface(rows: Array, slot: Array, direction: Array, frame: _Frame) -> tuple[Array, Array]:
-    """Shaded rgb (p, 3) and exact depth (p,) of the geoms in the slots, from one row of numbers a geom."""
-    row = rows[jnp.maximum(slot, 0)].T
+def _surface(row: Array, found: tuple[Array, Array], direction: Array, frame: _Frame) -> tuple[Array, Array]:
+    """Shaded rgb (p, 3) and full depth (p,) of the geoms found; row (21, p) is what is known of each pixel's geom."""
+    slot, near = found
     ray, size, light, colour = _ray(row[:12].reshape(3, 4, -1), direction), tuple(row[12:15]), row[15:18], row[18:21]
-    depth_m, normal = jnp.zeros(slot.shape), (jnp.zeros(slot.shape),) * 3
+    seen = slot >= 0
+    near = jnp.where(seen, near, 1)
+    point, height, normal = ray.at(near), jnp.zeros_like(near), (jnp.zeros_like(near),) * 3
     for shape, block in zip(SHAPES, frame.blocks(), strict=True):
         mine = (slot >= block.start) & (slot < block.stop)
-        met = jnp.where(mine, shape.meet(ray, size), 0)
-        depth_m = jnp.where(mine, met, depth_m)
-        normal = tuple(jnp.where(mine, new, old) for new, old in zip(shape.normal(ray.at(met), size), normal, strict=True))
-    seen = slot >= 0
+        over, outwards = shape.surface(point, size)
+        height = jnp.where(mine, over, height)
+        normal = tuple(jnp.where(mine, new, old) for new, old in zip(outwards, normal, strict=True))
+    # One step of Newton's method along the ray, no longer than the bits that the slot took.
+    rate = sum(n * d for n, d in zip(normal, ray.direction, strict=True))
+    step = jnp.clip(-height / jnp.where(jnp.abs(rate) < 1e-9, 1e-9, rate), 0, near * 2.0 ** (_index_bits(frame.capacity) - 23))
     rgb = jnp.where(seen[None], colour * _light(normal, ray.direction, light)[None], BACKGROUND)
-    return jnp.clip(rgb, 0, 1).T, jnp.where(seen, depth_m, 0)
+    return jnp.clip(rgb, 0, 1).T, jnp.where(seen, near + step, 0)
 
 
-def _light(normal: tuple, direction: tuple, light: Array) -> Array:
+def _light(normal: Vector, direction: Vector, light: Array) -> Array:
     """Lambert's law for a light at the camera and one from afar, (p,)."""
-
-    def cosine(a, b):
-        length = jnp.sqrt(sum(x * x for x in a))
-        return jnp.maximum(sum(x * y for x, y in zip(a, b, strict=True)) / jnp.maximum(length, 1e-12), 0)
-
-    towards_camera = tuple(-d for d in direction)
-    headlight = cosine(normal, towards_camera) / jnp.sqrt(sum(d * d for d in direction))
-    return AMBIENT + HEADLIGHT * headlight + LIGHT * cosine(normal, tuple(light))
+    facing = -sum(n * d for n, d in zip(normal, direction, strict=True)) / jnp.sqrt(sum(d * d for d in direction))
+    lit = sum(n * towards for n, towards in zip(normal, light, strict=True))
+    return AMBIENT + HEADLIGHT * jnp.maximum(facing, 0) + LIGHT * jnp.maximum(lit, 0)

@@ -1,7 +1,8 @@
-"""Where a ray meets a primitive, and the surface's normal there; MuJoCo's sizes, in the geom's own frame, z its axis.
+"""Where a ray meets a primitive, and its surface there; MuJoCo's sizes, in the geom's own frame, z its axis.
 
 A ray is an origin and a direction of components (x, y, z) that broadcast against one another, so one function serves all
-geoms of a type against all pixels. Its parameter is returned, inf where it misses; a ray that starts inside misses.
+geoms of a type against all pixels. `meet` gives its parameter, inf where it misses; of a ray that starts inside a solid
+it is inf or negative. `surface` gives a nearby point's height over the surface and the unit normal outwards.
 """
 
 from typing import NamedTuple, Protocol
@@ -29,10 +30,10 @@ class Shape(Protocol):
     """A type of geom."""
 
     def meet(self, ray: Ray, size: Vector) -> Array:
-        """Parameter at which rays enter, inf where they miss."""
+        """Parameter at which rays enter."""
 
-    def normal(self, point: Vector, size: Vector) -> Vector:
-        """Outward normal of any length at points of the surface."""
+    def surface(self, point: Vector, size: Vector) -> tuple[Array, Vector]:
+        """Height over the surface, m, and unit normal there, of points close to it."""
 
 
 def _away_from_zero(x: Array) -> Array:
@@ -51,17 +52,26 @@ def _enter_round(ray: Ray, radius: Array, axes: range) -> tuple[Array, Array]:
     return closest - jnp.sqrt(jnp.maximum(inside, 0) / a), inside >= 0
 
 
+def _scaled(vector: Vector, factor: Array) -> Vector:
+    return tuple(component * factor for component in vector)
+
+
+def _round(offset: Vector, radius: Array) -> tuple[Array, Vector]:
+    """Height over, and normal of, a sphere about the origin (or a cylinder where the offset has no z)."""
+    length = jnp.sqrt(jnp.maximum(sum(component * component for component in offset), _TINY))
+    return length - radius, _scaled(offset, 1 / length)
+
+
 class Plane:
     def meet(self, ray, size):
-        falling = ray.direction[2] < 0
-        t = -ray.origin[2] / jnp.where(falling, ray.direction[2], -1)
+        t = -ray.origin[2] / _away_from_zero(ray.direction[2])
         x, y, _ = ray.at(t)
         inside = ((jnp.abs(x) <= size[0]) | (size[0] <= 0)) & ((jnp.abs(y) <= size[1]) | (size[1] <= 0))
-        return jnp.where(falling & inside, t, jnp.inf)
+        return jnp.where(inside & (t > 0), t, jnp.inf)
 
-    def normal(self, point, size):
+    def surface(self, point, size):
         zero = jnp.zeros_like(point[2])
-        return zero, zero, jnp.ones_like(zero)
+        return point[2], (zero, zero, jnp.ones_like(zero))
 
 
 class Sphere:
@@ -69,8 +79,8 @@ class Sphere:
         t, met = _enter_round(ray, size[0], range(3))
         return jnp.where(met, t, jnp.inf)
 
-    def normal(self, point, size):
-        return point
+    def surface(self, point, size):
+        return _round(point, size[0])
 
 
 class Capsule:
@@ -84,9 +94,9 @@ class Capsule:
         body = jnp.abs(z) <= size[1]
         return jnp.where(met & (body | met_end), jnp.where(body, t, t_end), jnp.inf)
 
-    def normal(self, point, size):
+    def surface(self, point, size):
         x, y, z = point
-        return x, y, z - jnp.clip(z, -size[1], size[1])
+        return _round((x, y, z - jnp.clip(z, -size[1], size[1])), size[0])
 
 
 class Cylinder:
@@ -98,10 +108,13 @@ class Cylinder:
         body = jnp.abs(z) <= size[1]
         return jnp.where(met & (body | (x * x + y * y <= size[0] * size[0])), jnp.where(body, t, t_end), jnp.inf)
 
-    def normal(self, point, size):
+    def surface(self, point, size):
         x, y, z = point
-        end = jnp.abs(z) * size[0] > jnp.sqrt(x * x + y * y) * size[1]
-        return jnp.where(end, 0, x), jnp.where(end, 0, y), jnp.where(end, z, 0)
+        side, (nx, ny, _) = _round((x, y, jnp.zeros_like(z)), size[0])
+        over = jnp.abs(z) - size[1]
+        end = over > side
+        normal = jnp.where(end, 0, nx), jnp.where(end, 0, ny), jnp.where(end, jnp.sign(z), 0)
+        return jnp.where(end, over, side), normal
 
 
 class Box:
@@ -113,10 +126,10 @@ class Box:
         leave = jnp.minimum(jnp.minimum(middle[0] + half[0], middle[1] + half[1]), middle[2] + half[2])
         return jnp.where(enter <= leave, enter, jnp.inf)
 
-    def normal(self, point, size):
-        reach = [jnp.abs(p) / jnp.maximum(s, _TINY) for p, s in zip(point, size, strict=True)]
-        most = jnp.maximum(jnp.maximum(reach[0], reach[1]), reach[2])
-        return tuple(jnp.where(r >= most, jnp.sign(p), 0) for r, p in zip(reach, point, strict=True))
+    def surface(self, point, size):
+        over = [jnp.abs(p) - s for p, s in zip(point, size, strict=True)]
+        most = jnp.maximum(jnp.maximum(over[0], over[1]), over[2])
+        return most, tuple(jnp.where(o >= most, jnp.sign(p), 0) for o, p in zip(over, point, strict=True))
 
 
 SHAPES: tuple[Shape, ...] = (Plane(), Sphere(), Capsule(), Cylinder(), Box())  # in the order of Capacity

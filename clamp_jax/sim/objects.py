@@ -25,12 +25,6 @@ def collide(geom: mujoco.MjsGeom, touches: int, group: int = PROP) -> mujoco.Mjs
     return geom
 
 
-def _make_grippy(geom: mujoco.MjsGeom, impedance: tuple[float, float] = (0.95, 0.99)) -> None:
-    """Contact of what is grasped: with the default one, two round fingers creep off a round thing within a second."""
-    geom.priority, geom.condim, geom.friction = 1, 4, (1.5, 0.01, 0.0001)
-    geom.solref, geom.solimp = (0.01, 1.0), (*impedance, 0.001, 0.5, 2.0)
-
-
 def add_jewelry_box(spec: mujoco.MjSpec) -> None:
     """A box with three drawers on a free joint: bodies "jewelry_box" and "<top|middle|bottom>_drawer".
 
@@ -61,7 +55,6 @@ def _add_drawer(box: mujoco.MjsBody, name: str) -> None:
     knob = shape(body, SPHERE, (KNOB_RADIUS,), pos=(0, KNOB_Y, 0), rgb=_KNOB, name=f"{name}_knob")
     knob.mass = 0.001
     collide(knob, FINGER)
-    _make_grippy(knob, (0.98, 0.995))
     shape(body, CAPSULE, (0.002,), fromto=(0, FRONT_Y, 0, 0, KNOB_Y, 0), rgb=_KNOB)
     shape(body, BOX, (0.100, 0.057, 0.001), pos=(0, -0.012, -0.0075), rgb=_WOOD)
     shape(body, BOX, (0.100, 0.002, 0.0085), pos=(0, 0.047, 0), rgb=_WOOD)
@@ -101,7 +94,7 @@ def add_caddy(spec: mujoco.MjSpec) -> None:
     walls += [((0, 0, half_z), (CADDY_WALL, half_y - 2 * CADDY_WALL, half_z))]
     for pos, size in walls:
         collide(shape(body, BOX, size, pos=pos, rgb=_BLUE), FINGER, CONTAINER)
-    shape(body, BOX, (half_x, half_y, 0.0005), pos=(0, 0, 0.0005), rgb=_LIGHT_BLUE)
+    shape(body, BOX, (half_x - 2 * CADDY_WALL, half_y - 2 * CADDY_WALL, 0.0005), pos=(0, 0, 0.0005), rgb=_LIGHT_BLUE)
     _add_handle(body)
 
 
@@ -127,7 +120,6 @@ def add_can_opener(spec: mujoco.MjSpec) -> None:
         handle = shape(body, CAPSULE, (radius,), fromto=ends, rgb=(0.78, 0.10, 0.10))
         handle.mass = 0.02
         collide(handle, TABLE | FINGER | CONTAINER)
-        _make_grippy(handle)
     x, z = half_y - half_x, half_z - half_y
     head = shape(body, CAPSULE, (half_y,), fromto=(x, 0, -z, x, 0, z), rgb=(0.75, 0.76, 0.78))
     head.mass = 0.03
@@ -171,8 +163,8 @@ def _add_scissors(spec: mujoco.MjSpec) -> None:
     """Length along y: blades at -y, two bows at y on a hidden box that carries the tool."""
     body, (half_x, half_y, half_z) = _add_tool(spec, "scissors"), TOOLS["scissors"]
     _solid(body, (half_x, 0.045, half_z), (0, half_y - 0.045, 0), rgb=(0, 0, 0), mass=0.04).group = HIDDEN
+    top, side, pink = half_y - half_z, half_x - half_z, (0.80, 0.12, 0.35)
     for sign in (-1, 1):
-        ends = (sign * 0.012, 0.015, 0, sign * (half_x - half_z), half_y - half_z, 0)
-        shape(body, CAPSULE, (half_z,), fromto=ends, rgb=(0.80, 0.12, 0.35))
-    shape(body, CAPSULE, (half_z,), fromto=(half_z - half_x, half_y - half_z, 0, half_x - half_z, half_y - half_z, 0), rgb=(0.80, 0.12, 0.35))
+        shape(body, CAPSULE, (half_z,), fromto=(sign * 0.012, 0.015, 0, sign * side, top, 0), rgb=pink)
+    shape(body, CAPSULE, (half_z,), fromto=(-side, top, 0, side, top, 0), rgb=pink)
     _solid(body, (0.012, 0.060, 0.003), (0, 0.060 - half_y, 0), rgb=(0.68, 0.69, 0.72), mass=0.01, touches=FINGER)

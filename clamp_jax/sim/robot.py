@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import MOUNT_LEFT, MOUNT_RIGHT, MOUNT_WORLD
@@ -92,7 +93,8 @@ DRIVES = {
 # A finger's contact capsule, in gripper_link: along x from base to tip, centre line at the height of the gripper site.
 FINGER_RADIUS, FINGER_SPAN = 0.007, (0.088, 0.139)  # m; the tip ends 4 mm behind the site, the middle is 34 mm behind it
 FINGERTIPS_MEET = 0.0079  # m, finger joint position at which the published fingertips touch
-FINGER_FRICTION = (1.0, 0.01, 0.0001)  # sliding; torsional (m), which holds a tool that hangs from two points; rolling
+# Rubber, whatever it touches (priority 1): with less, two round fingers creep off a knob or a handle within a second.
+FINGER_FRICTION = (1.5, 0.01, 0.0001)  # sliding; torsional (m), which holds a tool that hangs from two points; rolling
 
 
 def add_robot(spec: mujoco.MjSpec) -> None:
@@ -108,7 +110,7 @@ def add_robot(spec: mujoco.MjSpec) -> None:
     _add_cameras(spec)
 
 
-def control(action: np.ndarray) -> np.ndarray:
+def control(action: Float[ArrayLike, "*n 14"]):
     """Servo targets (..., 14) of actions (..., 14): arm joints in rad as they are, gripper 0..1 to the finger's position in m.
 
     Works on numpy and jax arrays alike. MuJoCo clamps targets to the servo's range.
@@ -253,5 +255,5 @@ def _add_finger(body: mujoco.MjsBody, name: str, sign: float) -> None:
     depth = inner - FINGER_RADIUS
     pad = shape(body, CAPSULE, (FINGER_RADIUS,), fromto=(height, start, depth, height, stop, depth), rgb=_STEEL, name=f"{name}_pad")
     pad.contype, pad.conaffinity = FINGER, TABLE | PROP
-    pad.condim, pad.friction = 4, FINGER_FRICTION
-    pad.solref, pad.solimp = (0.01, 1.0), (0.95, 0.99, 0.001, 0.5, 2.0)
+    pad.condim, pad.friction, pad.priority = 4, FINGER_FRICTION, 1
+    pad.solref, pad.solimp = (0.01, 1.0), (0.98, 0.995, 0.001, 0.5, 2.0)

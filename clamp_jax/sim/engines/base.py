@@ -33,7 +33,8 @@ def initial(scene: Scene, qpos: np.ndarray, variant: np.ndarray) -> Physics:
     """Environments at rest in the given states, numpy; ValueError for a wrong shape or a number that is not finite."""
     qpos, variant = np.asarray(qpos, np.float32), np.asarray(variant, np.int32)
     if qpos.ndim != 2 or qpos.shape[1] != scene.model.nq:
-        raise ValueError(f"qpos of {scene.name!r} has shape {qpos.shape}; expected (environments, {scene.model.nq}), the robot's {ROBOT_QPOS} first")
+        expected = f"(environments, {scene.model.nq}), the robot's {ROBOT_QPOS} first"
+        raise ValueError(f"qpos of {scene.name!r} has shape {qpos.shape}; expected {expected}")
     if variant.shape != qpos.shape[:1]:
         raise ValueError(f"variant has shape {variant.shape}; expected ({qpos.shape[0]},), one for each row of qpos")
     _require_finite("qpos", qpos)

@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int, Key
 
 from clamp_jax.geometry.aloha import TABLE_TOP_Z
 from clamp_jax.geometry.transforms import compose, invert, pose
-from clamp_jax.sim.objects import TOOLS, add_can_opener, add_caddy, add_distractors
+from clamp_jax.sim.objects import CADDY_HALF, CADDY_RIM, TOOLS, add_caddy, add_can_opener, add_distractors
 from clamp_jax.sim.overlap import boxes_overlap
 from clamp_jax.sim.tasks.base import AT_REST, HOME_QPOS, Task
 
@@ -17,6 +17,7 @@ ROWS_Y = np.array([(0.10, 0.20), (-0.25, -0.10)], np.float32)  # m, ranges of th
 COLUMNS_X = np.array([(-0.30, -0.22), (-0.03, 0.03), (0.22, 0.30)], np.float32)  # m
 SHARED_ROW = ("caddy", "screwdriver", "magnifier")  # share a row; the others share the other one
 OTHER_ROW = ("can_opener", "thumb_drive", "scissors")
+DRAWS = 8
 
 NAMES = tuple(TOOLS)  # order of the tools in qpos, after the caddy's x and y
 CADDY_QPOS, TOOLS_QPOS, CADDY_QVEL, TOOLS_QVEL = 16, 18, 16, 18
@@ -32,23 +33,52 @@ def build(spec: mujoco.MjSpec) -> None:
     add_distractors(spec)
 
 
-def _row(key: Key[Array, ""], y: Float[Array, "2"]) -> Float[Array, "3 2"]:
-    """x, y of three things in a row, one in each column, in shuffled order."""
-    order, along, across = jax.random.split(key, 3)
-    low, high = jnp.asarray(COLUMNS_X).T
-    x = jax.random.uniform(along, (3,)) * (high - low) + low
-    return jnp.stack([jax.random.permutation(order, x), jax.random.uniform(across, (3,), minval=y[0], maxval=y[1])], 1)
+def _row(drawn: Float[Array, "3 3"], y: Float[Array, "2"]) -> Float[Array, "3 2"]:
+    """x, y of three things in a row, one in each column, in shuffled order, of nine uniform numbers."""
+    columns = jnp.asarray(COLUMNS_X)[jnp.argsort(drawn[0])]
+    x = columns[:, 0] + drawn[1] * (columns[:, 1] - columns[:, 0])
+    return jnp.stack([x, y[0] + drawn[2] * (y[1] - y[0])], 1)
 
 
 def reset(key: Key[Array, ""]) -> tuple[Float[Array, " q"], Int[Array, ""]]:
-    """Six things in six regions, any yaw but for the caddy; qpos (53,) and the variant, 0 left or 1 right."""
-    swap, shared, other, turn, side = jax.random.split(key, 5)
-    rows = jnp.where(jax.random.bernoulli(swap), jnp.asarray(ROWS_Y), jnp.asarray(ROWS_Y[::-1]))
-    places = dict(zip(SHARED_ROW + OTHER_ROW, jnp.concatenate([_row(shared, rows[0]), _row(other, rows[1])]), strict=True))
-    yaws = jax.random.uniform(turn, (len(NAMES),), minval=-jnp.pi, maxval=jnp.pi)
+    """Six things in six regions, any yaw but for the caddy; qpos (53,) and the variant, 0 left or 1 right.
+
+    Ours: the first of DRAWS draws in which no two things stand in one another (long tools of neighbouring regions can).
+    """
+    place, side = jax.random.split(key)
+    draws = jax.vmap(_draw)(jax.random.split(place, DRAWS))
+    first = jnp.argmax(jax.vmap(_apart)(draws))
+    return draws[first], jax.random.bernoulli(side).astype(jnp.int32)
+
+
+def _draw(key: Key[Array, ""]) -> Float[Array, " q"]:
+    # One draw for all: each call of the generator costs seconds of compilation.
+    numbers = jax.random.uniform(key, (19 + len(NAMES),))
+    rows = jnp.where(numbers[18] < 0.5, jnp.asarray(ROWS_Y), jnp.asarray(ROWS_Y[::-1]))
+    drawn = numbers[:18].reshape(2, 3, 3)
+    both = jnp.concatenate([_row(drawn[0], rows[0]), _row(drawn[1], rows[1])])
+    places, yaws = dict(zip(SHARED_ROW + OTHER_ROW, both, strict=True)), jnp.pi * (2 * numbers[19:] - 1)
     tools = [_resting(name, places[name], yaw) for name, yaw in zip(NAMES, yaws, strict=True)]
-    qpos = jnp.concatenate([jnp.asarray(HOME_QPOS), places["caddy"], *tools])
-    return qpos, jax.random.bernoulli(side).astype(jnp.int32)
+    return jnp.concatenate([jnp.asarray(HOME_QPOS), places["caddy"], *tools])
+
+
+def _apart(qpos: Float[Array, " q"]) -> Bool[Array, ""]:
+    """Whether the boxes round caddy and tools are clear of one another."""
+    caddy = jnp.concatenate([_caddy(qpos) + jnp.array([0, 0, CADDY_RIM / 2], qpos.dtype), jnp.array([1.0, 0, 0, 0], qpos.dtype)])
+    frames = jnp.concatenate([caddy[None], qpos[TOOLS_QPOS:].reshape(len(NAMES), 7)])
+    halves = jnp.concatenate([jnp.array([(*CADDY_HALF, CADDY_RIM / 2)], qpos.dtype), jnp.asarray(_HALF)])
+    poses = pose(frames[:, :3], frames[:, 3:])
+    first, second = np.triu_indices(len(frames), 1)
+    return ~jnp.any(jax.vmap(_overlap)(poses[first], halves[first], poses[second], halves[second]))
+
+
+def _overlap(world_from_a: Array, half_a: Array, world_from_b: Array, half_b: Array) -> Array:
+    return boxes_overlap(compose(invert(world_from_a), world_from_b), half_a, half_b)
+
+
+def _caddy(qpos: Float[Array, " q"]) -> Float[Array, "3"]:
+    """Position of the caddy's frame in the world, m."""
+    return jnp.concatenate([qpos[CADDY_QPOS:TOOLS_QPOS], jnp.array([TABLE_TOP_Z], qpos.dtype)])
 
 
 def _resting(name: str, place: Float[Array, "2"], yaw: Float[Array, ""]) -> Float[Array, "7"]:
@@ -59,17 +89,13 @@ def _resting(name: str, place: Float[Array, "2"], yaw: Float[Array, ""]) -> Floa
 def overlaps(qpos: Float[ArrayLike, " q"]) -> Bool[Array, "2 5"]:
     """Which tool's oriented box overlaps which compartment's box (left, right)."""
     qpos = jnp.asarray(qpos)
-    caddy = jnp.concatenate([qpos[CADDY_QPOS : CADDY_QPOS + 2], jnp.array([TABLE_TOP_Z], qpos.dtype)])
     tools = qpos[TOOLS_QPOS:].reshape(len(NAMES), 7)
     world_from_tool = pose(tools[:, :3], tools[:, 3:])
-    centres = caddy[None] + jnp.asarray(COMPARTMENTS)
+    centres = _caddy(qpos)[None] + jnp.asarray(COMPARTMENTS)
     world_from_compartment = pose(centres, jnp.tile(jnp.array([1.0, 0, 0, 0], qpos.dtype), (2, 1)))
-
-    def one(compartment: Array, tool: Array, half: Array) -> Array:
-        return boxes_overlap(compose(invert(compartment), tool), COMPARTMENT_HALF, half)
-
-    over_tools = jax.vmap(one, in_axes=(None, 0, 0))
-    return jax.vmap(over_tools, in_axes=(0, None, None))(world_from_compartment, world_from_tool, jnp.asarray(_HALF))
+    over_tools = jax.vmap(_overlap, in_axes=(None, None, 0, 0))
+    over_both = jax.vmap(over_tools, in_axes=(0, None, None, None))
+    return over_both(world_from_compartment, jnp.asarray(COMPARTMENT_HALF), world_from_tool, jnp.asarray(_HALF))
 
 
 def at_rest(qvel: Float[ArrayLike, " v"]) -> Bool[Array, ""]:
@@ -89,7 +115,7 @@ def success(qpos: Float[ArrayLike, " q"], qvel: Float[ArrayLike, " v"], variant:
 
 CAN_OPENER_IN_CADDY = Task(
     name="can_opener_in_caddy",
-    objects=tuple((name.replace("_", " "), name) for name in ("can_opener", "caddy", "screwdriver", "magnifier", "thumb_drive", "scissors")),
+    objects=tuple((name.replace("_", " "), name) for name in ("can_opener", "caddy", *NAMES[1:])),
     instructions=tuple(f"place the can opener in the {side} compartment of the caddy" for side in ("left", "right")),
     horizon_s=30.0,
     build=build,

@@ -16,9 +16,7 @@ BOX_QPOS, BOX_QVEL, BOTTOM = 16, 16, -1  # first entries of the box in qpos and 
 
 def place_box(key: Key[Array, ""], slides: Float[ArrayLike, "3"]) -> Float[Array, " q"]:
     """qpos of a home robot and a box anywhere in the reset's range, with its slides (top, middle, bottom) in m."""
-    where, turn = jax.random.split(key)
-    x, y = jax.random.uniform(where, (2,), minval=-POSITION_M, maxval=POSITION_M)
-    yaw = jax.random.uniform(turn, minval=-YAW_RAD, maxval=YAW_RAD)
+    x, y, yaw = jax.random.uniform(key, (3,), minval=-1.0) * jnp.array([POSITION_M, POSITION_M, YAW_RAD])
     box = jnp.stack([x, y, jnp.float32(TABLE_TOP_Z), jnp.cos(yaw / 2), jnp.float32(0), jnp.float32(0), jnp.sin(yaw / 2)])
     return jnp.concatenate([jnp.asarray(HOME_QPOS), box, jnp.asarray(slides, jnp.float32)])
 

@@ -1,0 +1,132 @@
+"""Native MuJoCo and MJX step the same physics; a run does not depend on how it is cut, batched or threaded."""
+
+import jax
+import mujoco
+import numpy as np
+import pytest
+
+from clamp_jax.geometry.aloha import HOME_COMMAND
+from clamp_jax.sim import engines, scene, tasks
+from clamp_jax.sim.engines import native
+
+TASK = "drawer_close"
+BATCH = 2  # the one MJX shape of the tests
+
+
+def _states(count: int) -> tuple[np.ndarray, np.ndarray]:
+    qpos, variant = jax.jit(jax.vmap(tasks.get(TASK).reset))(jax.random.split(jax.random.key(5), 4))
+    return np.asarray(qpos)[:count], np.asarray(variant)[:count]
+
+
+def _motion(count: int, steps: int) -> np.ndarray:
+    """Both arms swing about home and open their grippers, without touching anything; each environment differently."""
+    rng = np.random.default_rng(6)
+    size = rng.uniform(-0.3, 0.3, (count, 1, 14))
+    size[..., [6, 13]] = rng.uniform(0.3, 1.0, (count, 1, 2))
+    phase = np.sin(np.linspace(0, np.pi / 2, steps))[None, :, None]
+    return np.concatenate([HOME_COMMAND, HOME_COMMAND])[None, None] + size * phase
+
+
+@pytest.fixture(scope="module")
+def engine() -> native.Engine:
+    return native.Engine(scene.build(TASK), tasks.get(TASK), threads=2)
+
+
+@pytest.fixture(scope="module")
+def mjx_engine():
+    return engines.make("mjx", scene.build(TASK), tasks.get(TASK))
+
+
+def test_a_run_in_pieces_is_the_same_run(engine):
+    start, actions = engine.start(*_states(3)), _motion(3, 20)
+    whole, trace = engine.run(start, actions)
+    middle, first = engine.run(start, actions[:, :7])
+    end, second = engine.run(middle, actions[:, 7:])
+    np.testing.assert_array_equal(np.concatenate([first.qpos, second.qpos], 1), trace.qpos)
+    for ours, theirs in zip(end, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(end.time, 0.4, atol=1e-6)
+
+
+def test_threads_and_batches_change_nothing(engine):
+    states, actions = _states(4), _motion(4, 10)
+    _, together = engine.run(engine.start(*states), actions)
+    single = native.Engine(engine.scene, engine.task, threads=1)
+    for row in range(4):
+        _, alone = single.run(single.start(states[0][row : row + 1], states[1][row : row + 1]), actions[row : row + 1])
+        np.testing.assert_array_equal(alone.qpos[0], together.qpos[row])
+
+
+def test_native_is_mujocos_own_stepping(engine):
+    """Against the obvious loop: 5 steps of 4 ms an action."""
+    (qpos, variant), actions = _states(1), _motion(1, 5)
+    _, trace = engine.run(engine.start(qpos, variant), actions)
+    data = mujoco.MjData(engine.scene.model)
+    data.qpos[:] = qpos[0]
+    for action, found in zip(actions[0].astype(np.float32), trace.qpos[0], strict=True):
+        data.ctrl[:] = action
+        data.ctrl[[6, 13]] = 0.002 + 0.035 * action[[6, 13]]
+        for _ in range(5):
+            mujoco.mj_step(engine.scene.model, data)
+        np.testing.assert_allclose(found, data.qpos, atol=1e-6)
+
+
+def test_success_in_the_trace_is_the_tasks(engine):
+    qpos, variant = _states(2)
+    qpos = qpos.copy()
+    qpos[1, -1] = 0.0  # closed already
+    _, trace = engine.run(engine.start(qpos, variant), _motion(2, 30))
+    assert trace.success[:, -1].tolist() == [False, True]
+    expected = jax.jit(jax.vmap(jax.vmap(engine.task.success, (0, 0, None))))(trace.qpos, trace.qvel, variant)
+    np.testing.assert_array_equal(trace.success, expected)
+
+
+@pytest.mark.timeout(900)
+def test_mjx_agrees_with_native_before_contact(engine, mjx_engine):
+    states, actions = _states(BATCH), _motion(BATCH, 50)
+    _, expected = engine.run(engine.start(*states), actions)
+    _, found = mjx_engine.run(mjx_engine.start(*states), actions)
+    poses = [_body_positions(engine.scene.model, np.asarray(trace.qpos)) for trace in (expected, found)]
+    assert np.abs(poses[0] - poses[1]).max() < 2e-3
+    np.testing.assert_array_equal(found.success, expected.success)
+
+
+@pytest.mark.timeout(900)
+def test_mjx_environments_do_not_see_each_other(mjx_engine):
+    (qpos, variant), actions = _states(BATCH), _motion(BATCH, 3)
+    _, trace = mjx_engine.run(mjx_engine.start(qpos, variant), actions)
+    _, swapped = mjx_engine.run(mjx_engine.start(qpos[::-1], variant[::-1]), actions[::-1])
+    np.testing.assert_allclose(trace.qpos, swapped.qpos[::-1], atol=1e-5)
+
+
+def _body_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:
+    """World positions (b, t, n, 3) of all bodies."""
+    data, found = mujoco.MjData(model), []
+    for row in qpos.reshape(-1, qpos.shape[-1]):
+        data.qpos[:] = row
+        mujoco.mj_kinematics(model, data)
+        found.append(data.xpos.copy())
+    return np.stack(found).reshape(*qpos.shape[:2], -1, 3)
+
+
+@pytest.mark.parametrize(
+    ("qpos", "variant", "message"),
+    (
+        (np.zeros((2, 25)), np.zeros(2, int), r"expected \(environments, 26\)"),
+        (np.zeros((2, 26)), np.zeros(3, int), r"variant has shape \(3,\); expected \(2,\)"),
+        (np.full((2, 26), np.nan), np.zeros(2, int), "environment 0 holds a number that is not finite"),
+    ),
+)
+def test_bad_states_are_refused(engine, qpos, variant, message):
+    with pytest.raises(ValueError, match=message):
+        engine.start(qpos, variant)
+
+
+def test_bad_actions_and_backends_are_refused(engine):
+    start = engine.start(*_states(2))
+    with pytest.raises(ValueError, match=r"expected \(2, steps, 14\)"):
+        engine.run(start, np.zeros((2, 5, 7)))
+    with pytest.raises(ValueError, match="actions of environment 1"):
+        engine.run(start, np.stack([np.zeros((5, 14)), np.full((5, 14), np.inf)]))
+    with pytest.raises(ValueError, match="backend is 'cuda'; expected one of native, mjx"):
+        engines.make("cuda", engine.scene, engine.task)

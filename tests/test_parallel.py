@@ -1,0 +1,98 @@
+"""One device and four give the same loss, gradients and updates, whatever the mapping."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from clamp_jax import losses, metrics, parallel, steps
+
+STEPS, RATE = 10, 3e-3
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    spec = tiny.spec(rate=RATE)
+    batches = tiny.make_batches(tmp_path_factory.mktemp("data"), spec)
+    return spec, batches, tiny.init(spec, batches.batch_at(0))
+
+
+@pytest.fixture(scope="module")
+def runs(case):
+    """(states, metrics) of ten steps of stage (i) on one device and on four."""
+    return {devices: train(case, devices, STEPS) for devices in (1, 4)}
+
+
+def train(case, devices, count, mapping="jit"):
+    spec, batches, state = case
+    _, step = tiny.step_on(devices, steps.pretrain_step, spec, mapping=mapping)
+    states, found = [jax.device_get(state)], []
+    for number in range(count):
+        state, figures = step(state, batches.batch_at(number))
+        states.append(jax.device_get(state))
+        found.append(jax.device_get(figures))
+    return states, found
+
+
+def test_batch_has_both_kinds_and_the_keys_of_its_rows(case):
+    batch = case[1].batch_at(3)
+    assert len(batch.states.joints) == len(batch.images.labels.tokens) == 4
+    whole = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 3), 7)
+    assert jnp.array_equal(jax.random.key_data(batch.keys[7]), jax.random.key_data(whole))
+
+
+def test_four_devices_give_the_loss_and_the_gradient_of_one(runs):
+    (one_states, one), (four_states, four) = runs[1], runs[4]
+    for name in one[0]:
+        np.testing.assert_allclose(one[0][name], four[0][name], rtol=1e-5, err_msg=name)
+    assert tiny.relative(tiny.gradient(one_states[1]), tiny.gradient(four_states[1])) <= 1e-5
+    for network in ("clamp", "policy"):
+        pair = [tiny.gradient(states[1])[network] for states in (one_states, four_states)]
+        assert tiny.relative(*pair) <= 1e-5, network
+
+
+def test_ten_steps_of_sgd_move_the_parameters_alike(runs):
+    updates = [jax.tree.map(np.subtract, states[STEPS].params, states[0].params) for states, _ in (runs[1], runs[4])]
+    start = runs[1][0][0].params
+    moved = {name: tiny.relative(start[name], runs[1][0][STEPS].params[name]) for name in start}
+    assert min(moved.values()) >= 0.01, moved
+    assert tiny.relative(*updates) <= 5e-5
+
+
+def test_pmap_gives_the_gradient_of_one_device(case, runs):
+    states, found = train(case, 4, 1, mapping="pmap")
+    np.testing.assert_allclose(found[0]["loss"], runs[1][1][0]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(found[0]["top1/image_text"], runs[1][1][0]["top1/image_text"])
+    assert tiny.relative(tiny.gradient(runs[1][0][1]), tiny.gradient(states[1])) <= 1e-5
+    assert jax.tree.map(np.shape, states[1]) == jax.tree.map(np.shape, states[0])
+
+
+def test_pair_loss_over_an_axis_is_the_global_one_with_its_gradient():
+    x, y = jax.random.normal(jax.random.key(0), (2, 8, 5))
+    scale, bias = jnp.float32(1.0), jnp.float32(-2.0)
+
+    def body(x, y, scale, bias):
+        reduction = parallel.over_axis("data")
+        (loss, top1), gradient = jax.value_and_grad(lambda *a: reduction.pair(*a, bias), (0, 1, 2), has_aux=True)(x, y, scale)
+        return reduction.mean((loss, top1, gradient[2])), gradient[:2]
+
+    split = [z.reshape(4, 2, 5) for z in (x, y)]
+    (loss, top1, of_scale), rows = jax.pmap(body, "data", in_axes=(0, 0, None, None))(*split, scale, bias)
+    expected, gradient = jax.value_and_grad(losses.sigmoid_loss, (0, 1, 2))(x, y, scale, bias)
+    np.testing.assert_allclose(loss[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(top1[0], metrics.retrieval_top1(x, y).top1)
+    np.testing.assert_allclose(of_scale[0], gradient[2], rtol=1e-5)
+    for found, whole in zip(rows, gradient[:2], strict=True):  # the mean over devices divides the rows' gradients by four
+        np.testing.assert_allclose(found.reshape(8, 5) / 4, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_that_does_not_divide_is_refused(case):
+    batch = case[1].batch_at(0)
+    with pytest.raises(ValueError, match="batch of 4 simulated examples does not divide by 3 devices; make it 3 or 6"):
+        parallel.shard(batch, parallel.mesh(jax.devices()[:3]))
+
+
+def test_an_unknown_mapping_is_refused():
+    with pytest.raises(ValueError, match="mapping is 'xmap'; expected one of"):
+        parallel.map_step(lambda *args: args, parallel.mesh(), mapping="xmap")

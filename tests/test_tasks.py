@@ -1,0 +1,160 @@
+"""Resets lie in the published ranges, states at rest stay there, and success turns where the rules say."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+from scipy.spatial.transform import Rotation
+
+from clamp_jax.geometry.aloha import HOME_COMMAND, TABLE_TOP_Z
+from clamp_jax.sim import scene, tasks
+from clamp_jax.sim.engines import native
+from clamp_jax.sim.overlap import boxes_overlap
+from clamp_jax.sim.tasks import can_opener_in_caddy as caddy
+
+HOLD = np.concatenate([HOME_COMMAND, HOME_COMMAND])
+every_task = pytest.mark.parametrize("name", sorted(tasks.TASKS))
+
+
+@functools.cache
+def _resets(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """500 initial states of a task."""
+    qpos, variant = jax.jit(jax.vmap(tasks.get(name).reset))(jax.random.split(jax.random.key(0), 500))
+    return np.asarray(qpos), np.asarray(variant)
+
+
+@functools.cache
+def _success(name: str):
+    return jax.jit(tasks.get(name).success)
+
+
+@every_task
+def test_holding_still_moves_nothing_and_does_not_succeed(name):
+    engine = native.Engine(scene.build(name), tasks.get(name))
+    qpos, variant = (values[:16] for values in _resets(name))
+    physics, trace = engine.run(engine.start(qpos, variant), np.tile(HOLD, (16, 50, 1)))
+    assert not trace.success.any()
+    np.testing.assert_allclose(physics.qpos, qpos, atol=2e-3)
+    assert np.abs(physics.qvel[:, 16:]).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ("drawer_open", "drawer_close"))
+def test_the_jewelry_box_is_anywhere_in_its_range(name):
+    qpos, variant = _resets(name)
+    position, yaw = qpos[:, 16:18], 2 * np.arctan2(qpos[:, 22], qpos[:, 19])
+    assert np.abs(position).max() <= 0.15 and np.abs(yaw).max() <= np.pi / 4
+    assert np.ptp(position, axis=0).min() > 0.28 and np.ptp(yaw) > 1.5
+    low, high = (0.0, 0.0) if name == "drawer_open" else (0.07, 0.1)
+    assert qpos[:, -1].min() >= low and qpos[:, -1].max() <= high
+    assert not variant.any() and not qpos[:, 23:25].any()
+
+
+def test_tools_share_the_published_regions():
+    qpos, variant = _resets("can_opener_in_caddy")
+    places = {"caddy": qpos[:, 16:18]}
+    places |= {name: qpos[:, 18 + 7 * i : 20 + 7 * i] for i, name in enumerate(caddy.NAMES)}
+    rows = {name: np.where(place[:, 1] > 0, 0, 1) for name, place in places.items()}
+    columns = {name: np.digitize(place[:, 0], (-0.1, 0.1)) for name, place in places.items()}
+    for name, place in places.items():
+        low, high = caddy.ROWS_Y[rows[name]].T
+        assert ((low <= place[:, 1]) & (place[:, 1] <= high)).all(), name
+        low, high = caddy.COLUMNS_X[columns[name]].T
+        assert ((low <= place[:, 0]) & (place[:, 0] <= high)).all(), name
+    for group in (caddy.SHARED_ROW, caddy.OTHER_ROW):
+        assert (np.ptp(np.stack([rows[name] for name in group]), axis=0) == 0).all()
+        assert (np.sort(np.stack([columns[name] for name in group]), 0) == np.arange(3)[:, None]).all()
+    assert (rows["caddy"] != rows["can_opener"]).all()
+    assert 0.4 < rows["caddy"].mean() < 0.6 and 0.4 < variant.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("slide", "opened", "closed"),
+    ((0.0, False, True), (0.0099, False, True), (0.0101, False, False), (0.0499, False, False), (0.0501, True, False)),
+)
+def test_drawers_succeed_beyond_their_thresholds(slide, opened, closed):
+    qpos, _ = _resets("drawer_open")
+    state = jnp.asarray(qpos[0]).at[-1].set(slide)
+    for name, expected in (("drawer_open", opened), ("drawer_close", closed)):
+        success = _success(name)
+        assert bool(success(state, jnp.zeros(25), 0)) is expected
+        for component in range(16, 19):  # the box's linear velocity
+            assert bool(success(state, jnp.zeros(25).at[component].set(-0.99e-3), 0)) is expected
+            assert not bool(success(state, jnp.zeros(25).at[component].set(-1.01e-3), 0))
+        others = jnp.ones(25).at[16:19].set(0.0)
+        assert bool(success(state, others, 0)) is expected
+
+
+def _in_caddy(qpos: np.ndarray, name: str, offset: tuple[float, float, float]) -> np.ndarray:
+    """A tool turned along y with its middle at an offset (m) from the caddy's frame."""
+    start, qpos = 18 + 7 * caddy.NAMES.index(name), qpos.copy()
+    qpos[start : start + 3] = np.append(qpos[16:18], TABLE_TOP_Z) + np.array(offset)
+    qpos[start + 3 : start + 7] = np.sqrt([0.5, 0, 0, 0.5])
+    return qpos
+
+
+# The compartments' boxes span x +-(.017 to .047), y +-.047, z -.035 to .015; the can opener's half size along y is .077.
+@pytest.mark.parametrize(
+    ("offset", "left", "right"),
+    (
+        ((-0.040, 0.0, 0.0265), True, False),
+        ((0.040, 0.0, 0.0265), False, True),
+        ((0.0, 0.0, 0.0265), True, True),
+        ((-0.0684, 0.0, 0.0265), True, False),
+        ((-0.0686, 0.0, 0.0265), False, False),
+        ((-0.032, 0.0, 0.0414), True, False),
+        ((-0.032, 0.0, 0.0416), False, False),
+        ((-0.032, 0.1239, 0.0265), True, False),
+        ((-0.032, 0.1241, 0.0265), False, False),
+    ),
+)
+def test_the_can_opener_succeeds_in_its_compartment(offset, left, right):
+    qpos = _in_caddy(_resets("can_opener_in_caddy")[0][0], "can_opener", offset)
+    found = [bool(_success("can_opener_in_caddy")(qpos, np.zeros(48, np.float32), variant)) for variant in (0, 1)]
+    assert found == [left, right]
+
+
+def test_another_tool_in_a_compartment_or_motion_spoils_it():
+    qpos = _in_caddy(_resets("can_opener_in_caddy")[0][0], "can_opener", (-0.040, 0.0, 0.0265))
+    rest = np.zeros(48, np.float32)
+    for x, expected in ((0.0349 + 0.017, False), (0.0105 + 0.0471, True)):  # the thumb drive's half size across is .0105
+        spoilt = _in_caddy(qpos, "thumb_drive", (x, 0.0, 0.0065))
+        assert bool(_success("can_opener_in_caddy")(spoilt, rest, 0)) is expected
+    linear = [16, 17, *(18 + 6 * tool + axis for tool in range(5) for axis in range(3))]
+    for component in range(48):
+        moving = rest.copy()
+        moving[component] = 1.01e-3
+        assert bool(_success("can_opener_in_caddy")(qpos, moving, 0)) is (component not in linear), component
+
+
+def _overlap_by_search(pose: np.ndarray, half_a: np.ndarray, half_b: np.ndarray) -> bool:
+    """Whether some point lies in both boxes, by a linear program over points."""
+    rotation, offset = pose[:3, :3], pose[:3, 3]
+    sides = np.concatenate([rotation.T, -rotation.T])
+    limits = np.concatenate([half_b + rotation.T @ offset, half_b - rotation.T @ offset])
+    return linprog(np.zeros(3), A_ub=sides, b_ub=limits, bounds=list(zip(-half_a, half_a, strict=True))).status == 0
+
+
+def _random_pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+    pose[:3, 3] = rng.uniform(-0.12, 0.12, 3)
+    return pose, *rng.uniform(0.005, 0.08, (2, 3))
+
+
+def test_boxes_overlap_agrees_with_a_search_for_a_common_point():
+    rng = np.random.default_rng(3)
+    pairs = [_random_pair(rng) for _ in range(150)]
+    expected = np.array([_overlap_by_search(*pair) for pair in pairs])
+    found = np.asarray(jax.jit(jax.vmap(boxes_overlap))(*(jnp.stack(part) for part in zip(*pairs, strict=True))))
+    assert 30 < expected.sum() < 120
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_boxes_overlap_does_not_depend_on_which_box_is_first():
+    rng = np.random.default_rng(4)
+    poses, a, b = (np.stack(part) for part in zip(*(_random_pair(rng) for _ in range(150)), strict=True))
+    overlap = jax.jit(jax.vmap(boxes_overlap))
+    np.testing.assert_array_equal(overlap(poses, a, b), overlap(np.linalg.inv(poses), b, a))

@@ -1,0 +1,74 @@
+"""The smallest networks and batches that go through every part of a step, and a compilation that takes seconds."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import synthetic
+
+from clamp_jax import parallel, steps
+from clamp_jax.structs import Batch
+from experiments import training
+from experiments.configs import finetune, pretrain
+
+FAST = {"xla_backend_optimization_level": 0}  # a third of the compilation time, the same operations
+SIZE = 8  # pixels of the synthetic data sets' images
+OVERRIDES = (
+    ("camera_height", SIZE),
+    ("camera_width", SIZE),
+    ("policy.resnet.blocks", (1,)),
+    ("policy.resnet.channels", (8,)),
+    ("draws", 2),
+)
+
+
+def config(stage: str = "pretrain", *paths: Path, **changes):
+    """The debug config on some data sets; changes are dotted paths with `__` for the dot."""
+    found = {"pretrain": pretrain, "finetune": finetune}[stage].get_config("debug")
+    found.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    with found.unlocked():
+        found.data.paths = tuple(map(str, paths))
+        found.model.overrides = OVERRIDES
+    return found
+
+
+def keep_gradient(rate: float) -> optax.GradientTransformation:
+    """Plain SGD whose state is the last gradient."""
+    return optax.chain(optax.trace(decay=0.0), optax.scale(-rate))
+
+
+def spec(stage: str = "pretrain", *, rate: float = 0.1, **changes) -> steps.Spec:
+    found = training.make_spec(config(stage, **changes), stage)
+    return found._replace(optimiser=keep_gradient(rate))
+
+
+def gradient(state) -> dict:
+    return state.opt_state[0].trace
+
+
+def init(of: steps.Spec, batch: Batch, seed: int = 0):
+    return jax.jit(lambda key: steps.init(of, key, batch), compiler_options=FAST)(jax.random.key(seed))
+
+
+def make_batches(root: Path, of: steps.Spec, *, batch: int = 16, images: bool = True):
+    """Batches of simulated and, if asked for, as many recorded examples."""
+    paths = [root / "state", root / "image"][: 1 + images]
+    for path in paths:
+        if not path.exists():
+            synthetic.write(path, 12, kind=path.name, steps=60)
+    section = config("pretrain", *paths).data
+    return training.open_batches(section, of.networks, batch=batch, seed=0)[0]
+
+
+def step_on(devices: int, body, of: steps.Spec, *, mapping: str = "jit"):
+    """A mapped step (state, batch) -> (state, metrics) over that many devices, with its mesh."""
+    on = parallel.mesh(jax.devices()[:devices])
+    mapped = parallel.map_step(lambda *args: body(of, *args), on, mapping=mapping, donate=False, compiler_options=FAST)
+    return on, lambda state, batch: mapped(parallel.replicate(state, on), parallel.shard(batch, on))
+
+
+def relative(one, two) -> float:
+    """Norm of the difference of two trees over the norm of the first."""
+    one, two = (np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]) for tree in (one, two))
+    return float(np.linalg.norm(one - two) / np.linalg.norm(one))
