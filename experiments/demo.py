@@ -11,6 +11,7 @@ import argparse
 import functools
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from clamp_jax import runtime
 
 if __name__ == "__main__":
     runtime.setup()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # evaluation and server share the accelerator with this process
 
 import jax
 from rich.console import Console

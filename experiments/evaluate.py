@@ -32,7 +32,7 @@ from clamp_jax.sim import engines, rollout, scene, tasks
 from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, Capacity, Observation, SceneState
 from experiments import pictures, stages
 
-POLICY_BATCH = 16  # examples the policy takes at once: bounds memory, not the result
+POLICY_BATCH = 8  # examples the policy takes at once: bounds memory, not the result
 FILM_RATE = 25  # frames a second
 FILM_CELL = (168, 224)  # height, width in pixels of one trial
 GREEN, GREY = (34, 197, 94), (148, 163, 184)
@@ -83,7 +83,7 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
     starts = rollout.initial_states(task, settings.trials, settings.seed)
     steps, results = limit_steps(settings), {}
     for name, candidate in candidates.items():
-        sense = _sense(settings.task, candidate.sensor)
+        sense = make_sense(settings.task, candidate.sensor)
         progress = functools.partial(tell, name, of=steps) if tell else lambda done: None
         progress(0)
         how = {"steps": steps, "replan": settings.replan, "progress": progress}
@@ -93,7 +93,8 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
 
 
 @functools.cache
-def _sense(task: str, sensor: observe.SensorConfig) -> rollout.Sense:
+def make_sense(task: str, sensor: observe.SensorConfig) -> rollout.Sense:
+    """The compiled sensors of a task's scenes; their tables hold just what the scene needs, whatever sensor.capacity says."""
     state, capacity = padded_scene(scene.build(task))
     return rollout.make_sense(state, kinematics.aloha_calibration(sensor.height, sensor.width), sensor._replace(capacity=capacity))
 

@@ -47,7 +47,7 @@ def run(
         state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
-            parallel.map_step(functools.partial(steps.finetune_step, spec), on, mapping=train.mapping),
+            parallel.map_step(functools.partial(steps.finetune_step, spec), on, mapping=train.mapping, compiler_options=dict(train.compiler_options)),
             state,
             batches=batches,
             on=on,
@@ -60,8 +60,10 @@ def run(
 
 
 def begin(spec: steps.Spec, seed: int, example: Batch, pretrained: Mapping[str, Any]) -> TrainState:
-    """The first state: stage (i)'s averaged weights where there are any."""
-    state = jax.jit(functools.partial(steps.init, spec))(jax.random.key(seed), example)
+    """The first state: stage (i)'s averaged weights, and fresh ones where it has none."""
+    fresh = functools.partial(training.fresh_state, spec, seed, example)
+    shapes = jax.eval_shape(fresh)
+    state = shapes if set(pretrained) == set(shapes.params) else fresh()
     return steps.begin_finetuning(spec, state, pretrained)
 
 

@@ -17,9 +17,8 @@ from clamp_jax.structs import Camera, Capacity, SceneState
 
 EMPTY = np.array([24, 28, 36], np.uint8)  # colour of a pixel where nothing was measured
 BACKGROUND = 0.93  # grey of a film where no geom is
-_RAMP = np.array(
-    [[48, 18, 59], [70, 107, 227], [40, 188, 235], [49, 242, 153], [164, 252, 60], [237, 208, 58], [251, 128, 34], [122, 4, 3]]
-)
+# Stops of a perceptually even map from far (dark) to near (bright), after matplotlib's viridis.
+_RAMP = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 
 
 def png(image: np.ndarray) -> bytes:
@@ -63,7 +62,7 @@ def column(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
 
 
 def depth_colours(depth_m: np.ndarray) -> np.ndarray:
-    """Colour depth (..., h, w) from near (red) to far (violet) within the 2nd and 98th percentile; no measurement is dark."""
+    """Colour depth (..., h, w) from near (bright) to far (dark) within the 2nd and 98th percentile; no measurement is dark."""
     valid = depth_m > 0
     if not valid.any():
         return np.broadcast_to(EMPTY, (*depth_m.shape, 3)).copy()

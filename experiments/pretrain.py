@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import functools
 from pathlib import Path
 
-import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -40,11 +39,11 @@ def run(
     training.enter(workdir, config, "pretrain")
 
     with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
-        fresh = functools.partial(jax.jit(functools.partial(steps.init, spec)), jax.random.key(config.seed), example)
+        fresh = functools.partial(training.fresh_state, spec, config.seed, example)
         state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
-            parallel.map_step(functools.partial(steps.pretrain_step, spec), on, mapping=train.mapping),
+            parallel.map_step(functools.partial(steps.pretrain_step, spec), on, mapping=train.mapping, compiler_options=dict(train.compiler_options)),
             state,
             batches=batches,
             on=on,

@@ -1,5 +1,6 @@
 """What both stages share: open the data, keep a run's folder, and go round the loop."""
 
+import functools
 import json
 import math
 import os
@@ -23,6 +24,8 @@ from clamp_jax.structs import Batch, Capacity, TrainState
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+# Initialisation runs once: compiling it without optimisation takes a third of the time.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 class TrainingError(RuntimeError):
@@ -37,10 +40,10 @@ class Progress(NamedTuple):
     metrics: dict[str, float]
     step_s: float  # mean of the steps since the last line
     wait_share: float  # of that time spent waiting for a batch
-    left_s: float  # at this speed
+    left_s: float | None  # at this speed; None as long as it is not known
 
     def __str__(self) -> str:
-        loss, left = self.metrics["loss"], time.strftime("%H:%M:%S", time.gmtime(self.left_s))
+        loss, left = self.metrics["loss"], "?" if self.left_s is None else time.strftime("%H:%M:%S", time.gmtime(self.left_s))
         return f"step {self.step}/{self.of}  loss {loss:.4f}  {self.step_s * 1e3:.0f} ms/step  waits {self.wait_share:.0%}  left {left}"
 
 
@@ -136,33 +139,56 @@ def compare(before: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: was {before!r}, is {now!r}"
 
 
+class Clock:
+    """Times the steps between two lines of the log; what is done between `stop` and `start` does not count."""
+
+    def __init__(self):
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
+        self.start()
+
+    def start(self) -> None:
+        self._begun = time.monotonic()
+
+    def stop(self) -> None:
+        self.seconds += time.monotonic() - self._begun
+
+    def wait(self, get: Callable[[], Any]) -> Any:
+        """What `get` returns; the time it takes is time waited for data."""
+        begun = time.monotonic()
+        value = get()
+        self.waited += time.monotonic() - begun
+        return value
+
+
 def loop(
     step: Callable[[TrainState, Batch], tuple[TrainState, dict]],
     state: TrainState,
     *,
     batches: pipeline.Batches,
     on: Mesh,
-    train: Mapping,
+    train: ConfigDict,
     threads: int,
     stop_at: int,
-    log: Callable[[int, dict, float, float], None],
+    log: Callable[[int, Mapping, Clock], None],
     save: Callable[[TrainState], Any],
 ) -> TrainState:
-    """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always saved."""
-    first = int(state.step)
+    """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always logged and saved."""
+    first, clock = int(state.step), Clock()
     incoming = batches.iterate(first, stop_step=stop_at, threads=threads)
-    begun, waited = time.monotonic(), 0.0
     for number in range(first + 1, stop_at + 1):
-        asked = time.monotonic()
-        batch = parallel.shard(next(incoming), on)
-        waited += time.monotonic() - asked
+        batch = clock.wait(lambda: parallel.shard(next(incoming), on))
         state, metrics = step(state, batch)
-        last = number == stop_at
-        if last or number % train["log_every"] == 0:
-            log(number, jax.device_get(metrics), time.monotonic() - begun, waited)
-            begun, waited = time.monotonic(), 0.0
-        if last or number % train["save_every"] == 0:
+        clock.steps += 1
+        if number == stop_at or number % train.log_every == 0:
+            metrics = jax.device_get(metrics)
+            clock.stop()
+            log(number, metrics, clock)
+            clock = Clock()
+        if number == stop_at or number % train.save_every == 0:
+            jax.block_until_ready(state)
+            clock.stop()
             save(state)
+            clock.start()
     return state
 
 
@@ -171,22 +197,23 @@ class Log:
 
     def __init__(self, workdir: Path, *, first: int, of: int, batch: int, tell: Tell):
         """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped."""
-        self.path, self.of, self.batch, self.tell, self._last = workdir / METRICS_FILE, of, batch, tell, first
+        self.path, self.first, self.of, self.batch, self.tell = workdir / METRICS_FILE, first, of, batch, tell
         kept = [line for line in read_metrics(workdir) if line["step"] <= first]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def __call__(self, step: int, metrics: Mapping[str, Any], seconds: float, waited: float) -> None:
+    def __call__(self, step: int, metrics: Mapping[str, Any], clock: Clock) -> None:
         """Raises TrainingError when a figure is not finite."""
         figures = {name: float(value) for name, value in metrics.items()}
-        number, self._last = step - self._last, step
-        line = {"step": step, **figures, "step_s": seconds / number, "wait_share": waited / seconds}
-        line["samples_per_s"] = self.batch * number / seconds
+        step_s, wait_share = clock.seconds / clock.steps, clock.waited / clock.seconds
+        line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, "samples_per_s": self.batch / step_s}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(f"{', '.join(bad)} not finite at step {step}; lower the learning rate, or look at {self.path}")
-        self.tell(Progress(step, self.of, figures, line["step_s"], line["wait_share"], line["step_s"] * (self.of - step)))
+        compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
+        left_s = None if compiled else step_s * (self.of - step)
+        self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s))
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
@@ -198,6 +225,12 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
+
+
+def fresh_state(spec: steps.Spec, seed: int, example: Batch) -> TrainState:
+    """A fresh state for batches like `example`."""
+    init = jax.jit(functools.partial(steps.init, spec), compiler_options=QUICK)
+    return init(jax.random.key(seed), example)
 
 
 def begin_or_resume(store: checkpoint.Checkpoints, fresh: Callable[[], TrainState], *, statistics: Mapping, on: Mesh) -> TrainState:

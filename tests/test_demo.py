@@ -1,10 +1,15 @@
-"""Stages of a run: done once, done again when what they depend on changed, taken up after a stop."""
+"""Stages of a run: done once, done again when what they depend on changed, taken up after a stop; and the demo they make."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from experiments import demo
+from experiments.configs import demo as demo_config
 from experiments.stages import StageError, Stages
 
 
@@ -100,3 +105,45 @@ def test_a_broken_stamp_counts_as_not_done(tmp_path):
     (tmp_path / "stages" / "train.json").write_text('{"inputs": ')
     chain(tmp_path, first, second)
     assert (first.times, second.times) == (1, 2)
+
+
+def test_an_evaluation_that_hangs_is_repeated_with_native_mujoco(tmp_path, monkeypatch):
+    tried = []
+
+    def evaluate_with(run, backend):
+        tried.append(backend)
+        if backend == "mjx":
+            raise subprocess.TimeoutExpired("evaluate", 1)
+        return {"backend": backend}
+
+    monkeypatch.setattr(demo, "evaluate_with", evaluate_with)
+    found = demo.evaluate(demo.Demo(demo_config.get_config("small"), tmp_path, Console(quiet=True)))
+    assert tried == ["mjx", "native"]
+    assert found["backend"] == "native" and "took too long" in found["fallback"]
+
+
+def test_every_size_of_the_demo_can_be_trained_and_measured():
+    for size in demo_config.SIZES:
+        config = demo_config.get_config(size)
+        assert min(config.drawer_open_episodes, config.can_opener_episodes) >= config.pretrain_batch / 2
+        assert config.drawer_close_episodes >= config.finetune_batch
+        assert config.held_out_episodes >= config.pool
+        settings = demo.training(demo.pretrain_config, config, [])
+        assert settings.data.held_out == 0 and settings.data.capacity.box >= 40
+    assert demo_config.get_config("large").trials >= 64 and "policy_pretrained" in demo_config.get_config("large").policies
+    with pytest.raises(ValueError, match="expected one of debug, small, large"):
+        demo_config.get_config("tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_demo_runs_and_a_second_run_does_nothing(tmp_path):
+    command = [sys.executable, "-m", "experiments.demo", "--size", "debug", "--out", str(tmp_path / "demo")]
+    for _ in range(2):
+        run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count("nothing has changed") == 12 and "begins" not in run.stdout
+    found = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert set(found["success"]) == {"clamp", "hold_still"} and set(found["retrieval"]) == {"image_text", "text_action", "image_action"}
+    assert found["robot_episode"]["completed"] and found["latency_ms"]["p50"] > 0
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000

@@ -31,7 +31,7 @@ def waving(observation, keys):
 
 
 def test_every_policy_meets_the_same_trials(sensor):
-    settings = evaluate.Settings(TASK, trials=2, backend="native", replan=5, limit_s=0.2)
+    settings = evaluate.Settings(TASK, trials=2, backend="native", replan=10, limit_s=0.2)
     candidates = {name: evaluate.Candidate(policy, sensor) for name, policy in (("a", waving), ("b", rollout.hold_still), ("c", waving))}
     told = []
     found = evaluate.run_all(candidates, settings, lambda name, done, of: told.append((name, done, of)))
@@ -45,13 +45,11 @@ def test_every_policy_meets_the_same_trials(sensor):
 
 def test_sensors_do_not_depend_on_how_a_scene_is_padded(sensor):
     built, start = scene.build(TASK), rollout.initial_states(tasks.get(TASK), 1, 0)
-    state, capacity = evaluate.padded_scene(built)
     rest = (np.zeros((1, HISTORY, 14), np.float32), np.zeros((1, HISTORY), bool), jax.random.split(jax.random.key(0), 1))
     calibration = kinematics.aloha_calibration(sensor.height, sensor.width)
-    tight = rollout.make_sense(state, calibration, sensor._replace(capacity=capacity))(start.qpos, *rest)
-    padded = SceneState(
-        pad_qpos(np.zeros(built.model.nq), SIZES.qpos), pad_tree(built.tree, SIZES.bodies), pad_geoms(built.geom_types, built.geoms, SIZES.geoms)
-    )
+    tight = evaluate.make_sense(TASK, sensor)(start.qpos, *rest)
+    tree, geoms = pad_tree(built.tree, SIZES.bodies), pad_geoms(built.geom_types, built.geoms, SIZES.geoms)
+    padded = SceneState(pad_qpos(np.zeros(built.model.nq), SIZES.qpos), tree, geoms)
     wide = rollout.make_sense(jax.tree.map(jnp.asarray, padded), calibration, sensor)(start.qpos, *rest)
     np.testing.assert_allclose(tight.depth_m, wide.depth_m, atol=1e-4)  # the slot stands in the low bits of a depth
     assert np.mean(np.asarray(tight.rgb) != np.asarray(wide.rgb)) < 0.01

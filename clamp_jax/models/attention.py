@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from clamp_jax.models.position import STRING_KINDS, StringPosition, check_kind
+from clamp_jax.models.position import STRING_KINDS, Mixer, StringPosition, check_kind, fold
 
 MASKED = -1e30  # added to logits; a row in which all are masked stays finite
 
@@ -87,6 +87,24 @@ class Mlp(nn.Module):
         return nn.Dense(self.width, dtype=self.dtype, name="down")(x)
 
 
+class Projection(nn.Module):
+    """Linear map to the vectors of all heads, with P folded into it if `mixer` is given."""
+
+    heads: int
+    head_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], mixer: Float[Array, "heads d d"] | None = None) -> Float[Array, "b n heads d"]:
+        init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
+        kernel = self.param("kernel", init, (x.shape[-1], self.heads, self.head_dim))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.heads, self.head_dim))
+        if mixer is not None:
+            kernel, bias = fold(kernel, mixer), fold(bias, mixer)
+        flat = x.astype(self.dtype) @ kernel.astype(self.dtype).reshape(x.shape[-1], -1)  # flat: one plain matrix product
+        return flat.reshape(*x.shape[:2], self.heads, self.head_dim) + bias.astype(self.dtype)[None, None]
+
+
 class Attention(nn.Module):
     """Multi-head attention of x to itself, or to `memory` (cross-attention, which takes no positions)."""
 
@@ -102,19 +120,26 @@ class Attention(nn.Module):
         memory: Float[Array, "b m u"] | None = None,
     ) -> Float[Array, "b n w"]:
         """Attend to the tokens where `mask` is True; a row that sees nothing gets their plain mean, never NaN."""
-        source = x if memory is None else memory
-        query, key, value = self._project(x, "query"), self._project(source, "key"), self._project(source, "value")
-        if positions_m is not None and memory is None and self.config.position in STRING_KINDS:
-            query, key = StringPosition(self.config.position, name="string")(query, key, positions_m)
-        causal = self.config.causal and memory is None
-        out = attend(query, key, value, mask, causal=causal, implementation=self.config.implementation)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=self.config.dtype, name="out")(out)
+        config = self.config
+        source, kind = (x, config.position) if memory is None else (memory, "none")
+        placed = positions_m is not None and kind in STRING_KINDS
+        mixer = Mixer(config.heads, self._head_dim(), name="mixer")() if placed and kind == "cayley" else None
+        query, key = self._project("query")(x, mixer), self._project("key")(source, mixer)
+        if placed:
+            query, key = StringPosition("rope" if kind == "cayley" else kind, name="string")(query, key, positions_m)
+        causal = config.causal and memory is None
+        value = self._project("value")(source)
+        out = attend(query, key, value, mask, causal=causal, implementation=config.implementation)
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=config.dtype, name="out")(out)
 
-    def _project(self, x: jax.Array, name: str) -> jax.Array:
+    def _head_dim(self) -> int:
         width, heads = self.config.width, self.config.heads
         if width % heads:
             raise ValueError(f"width {width} does not divide into {heads} heads; pass a multiple")
-        return nn.DenseGeneral((heads, width // heads), dtype=self.config.dtype, name=name)(x)
+        return width // heads
+
+    def _project(self, name: str) -> Projection:
+        return Projection(self.config.heads, self._head_dim(), self.config.dtype, name=name)
 
 
 class Block(nn.Module):

@@ -29,6 +29,7 @@ class PolicyConfig(NamedTuple):
     backbones: tuple[int, ...] = (0, 0, 0, 0)  # which ResNet sees each camera: all one, or one each, or in groups
     use_embeddings: bool = True  # False: without CLAMP's two tokens, the baselines
     diffusion_steps: int = 50
+    actions_per_token: int = 1  # ours: consecutive actions that share a token of the decoder; small networks are some times faster so
     timestep_in_chunk: bool = False  # ours: the timestep is added to the chunk's tokens as well, which small networks learn faster
 
 
@@ -66,11 +67,13 @@ class PolicyNet(nn.Module):
             self.image_token, self.action_token = nn.Dense(width, dtype=dtype), nn.Dense(width, dtype=dtype)
         self.encoder = Transformer(config.encoder)
         self.noisy_actions = Mlp(config.decoder.width, config.decoder.width, dtype=dtype)
-        self.time = self.param("time", init, (CHUNK, config.decoder.width))
+        if CHUNK % config.actions_per_token:
+            raise ValueError(f"actions_per_token is {config.actions_per_token}; expected a divisor of the chunk of {CHUNK}: 1, 2, 5 or 10")
+        self.time = self.param("time", init, (CHUNK // config.actions_per_token, config.decoder.width))
         self.timestep = nn.Dense(config.decoder.width, dtype=dtype)
         self.memory_projection = nn.Dense(config.decoder.width, dtype=dtype)
         self.decoder = Transformer(config.decoder)
-        self.head = Mlp(config.decoder.width, ACTION_DIM)
+        self.head = Mlp(config.decoder.width, ACTION_DIM * config.actions_per_token)
 
     def encode(
         self,
@@ -93,11 +96,13 @@ class PolicyNet(nn.Module):
     ) -> Float[Array, "b t a"]:
         """Predicted noise of a noisy chunk (b, 50, 14) at diffusion timesteps 0 .. steps - 1."""
         step = self.timestep(jax.nn.one_hot(timestep, self.config.diffusion_steps))[:, None]
-        x = self.noisy_actions(noisy) + self.time[None].astype(memory.dtype)
+        noisy = jnp.asarray(noisy)
+        together = noisy.reshape(len(noisy), -1, ACTION_DIM * self.config.actions_per_token)
+        x = self.noisy_actions(together) + self.time[None].astype(memory.dtype)
         if self.config.timestep_in_chunk:
             x = x + step
         x = self.decoder(x, memory=jnp.concatenate([memory, step], axis=1))
-        return self.head(x.astype(jnp.float32))
+        return self.head(x.astype(jnp.float32)).reshape(noisy.shape)
 
     def __call__(
         self,

@@ -53,12 +53,13 @@ def _debug() -> Preset:
 def _demo() -> Preset:
     """What two CPU cores train in minutes (ours)."""
     small = TransformerConfig(96, 2, 3, mlp_ratio=2, implementation="plain")
-    image = ViewEncoderConfig(small._replace(depth=3, position="cayley"), patch=8)
+    image = ViewEncoderConfig(small._replace(depth=3, position="cayley"), patch=12)
     text = _text(96, 2, 3, 64)._replace(transformer=small._replace(causal=True, activation="quick_gelu"))
     clamp = ClampConfig(image, ActionEncoderConfig(small), text, embedding=128, bias=-3.4)
     size = TransformerConfig(128, 2, 4, mlp_ratio=2, implementation="plain")
-    policy = PolicyConfig(size, size._replace(depth=3), ResNetConfig((1, 1), (64, 128), patch_stem=8, groups=8), timestep_in_chunk=True)
-    return Preset(clamp, policy, view_size=48, camera_height=64, camera_width=64, draws=2)
+    resnet = ResNetConfig((1, 1), (64, 128), patch_stem=8, groups=8)
+    policy = PolicyConfig(size, size._replace(depth=3), resnet, actions_per_token=5, timestep_in_chunk=True)
+    return Preset(clamp, policy, view_size=48, camera_height=64, camera_width=64, draws=4)
 
 
 def _tiny16() -> Preset:

@@ -46,10 +46,10 @@ def _enter_round(ray: Ray, radius: Array, axes: range) -> tuple[Array, Array]:
     From the point of closest approach, whose distance does not cancel as the textbook discriminant does in float32.
     """
     o, d = [ray.origin[i] for i in axes], [ray.direction[i] for i in axes]
-    a = jnp.maximum(sum(x * x for x in d), _TINY)
-    closest = -sum(x * y for x, y in zip(o, d, strict=True)) / a
+    inverse = 1 / jnp.maximum(sum(x * x for x in d), _TINY)
+    closest = -sum(x * y for x, y in zip(o, d, strict=True)) * inverse
     inside = radius * radius - sum((x + closest * y) ** 2 for x, y in zip(o, d, strict=True))
-    return closest - jnp.sqrt(jnp.maximum(inside, 0) / a), inside >= 0
+    return closest - jnp.sqrt(jnp.maximum(inside, 0) * inverse), inside >= 0
 
 
 def _scaled(vector: Vector, factor: Array) -> Vector:

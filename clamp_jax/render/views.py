@@ -60,7 +60,12 @@ def orthographic_views(size: int) -> ViewConfig:
     centre, half = (0.0, 0.0, 0.35), 0.70
     ways = {"top": (0, 0, 1), "front": (0, -1, 0), "back": (0, 1, 0), "left": (-1, 0, 0), "right": (1, 0, 0)}
     fixed = tuple(
-        View(tuple(c + half * w for c, w in zip(centre, way, strict=True)), centre, (0.0, 1.0, 0.0) if name == "top" else (0.0, 0.0, 1.0), half)
+        View(
+            eye=tuple(c + half * w for c, w in zip(centre, way, strict=True)),
+            target=centre,
+            up=(0.0, 1.0, 0.0) if name == "top" else (0.0, 0.0, 1.0),
+            half_extent=half,
+        )
         for name, way in ways.items()
     )
     return ViewConfig(tuple(ways), size, size, fixed, None, CROP_LOW, CROP_HIGH, is_orthographic=True)

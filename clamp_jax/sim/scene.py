@@ -12,8 +12,8 @@ from clamp_jax.structs import JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE,
 ROBOT_QPOS = 16  # left 6 joints and 2 fingers, right the same; objects come after
 TIMESTEP_S, SUBSTEPS = 0.004, 5  # one control step is 0.02 s
 
-# What MJX keeps of the contacts it computes, nearest first (per kind of contact; native MuJoCo keeps all).
-MJX_SLOTS = {"max_geom_pairs": 16, "max_contact_points": 16}
+# Pairs of each kind of shapes (planes apart) that MJX looks at, nearest first: all of the drawers', and the caddy's near a tool.
+MAX_GEOM_PAIRS = 16
 
 _JOINT_KINDS = {
     int(mujoco.mjtJoint.mjJNT_FREE): JOINT_FREE,
@@ -49,6 +49,8 @@ def build(task_name: str, geometry: str = "primitive") -> Scene:
     set_physics(spec)
     robot.add_robot(spec)
     task.build(spec)
+    spec.add_numeric(name="max_geom_pairs", data=[MAX_GEOM_PAIRS])
+    spec.add_numeric(name="max_contact_points", data=[task.contact_slots])
     model = spec.compile()
     names = tuple(name for name, _ in task.objects)
     bodies = np.array([model.body(body).id for _, body in task.objects], np.int32)
@@ -66,8 +68,6 @@ def set_physics(spec: mujoco.MjSpec) -> None:
     option.solver, option.cone = mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtCone.mjCONE_PYRAMIDAL
     # with a line search shorter than 10, dry friction (the caddy) buzzes at 9 mm/s for ever
     option.iterations, option.ls_iterations, option.impratio = 4, 12, 5.0
-    for name, slots in MJX_SLOTS.items():
-        spec.add_numeric(name=name, data=[slots])
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.35, 0.35, 0.35), (0.6, 0.6, 0.6)
     spec.visual.headlight.specular = (0.0, 0.0, 0.0)
     spec.visual.map.znear, spec.visual.map.zfar = 0.005, 20.0

@@ -30,6 +30,7 @@ def _debug() -> ConfigDict:
     config.sensor = shared.sensor()
     config.optimiser = shared.optimiser(policy=1e-3, clamp=1e-3, warmup=1)
     config.train = shared.train(batch=4, steps=4, log_every=1, save_every=2)
+    config.train.compiler_options = (("xla_backend_optimization_level", 0),)  # compiles in a third of the time
     return config
 
 

@@ -65,6 +65,7 @@ def train(*, batch: int, steps: int, log_every: int, save_every: int) -> ConfigD
     section.batch = batch  # global; ALOHA Unleashed 256
     section.steps = steps  # paper: 1M
     section.mapping = "jit"  # over devices: "jit" (with shardings) or "pmap"; ours
+    section.compiler_options = ()  # pairs of an XLA option and its value, for "jit"; ours
     section.ema_power = 0.75  # average of weights: 1 - (1 + step)^-power, as Diffusion Policy's (arXiv 2303.04137)
     section.ema_maximum = 0.9999  # and at most this
     section.log_every = log_every  # steps between two lines of metrics.jsonl; ours

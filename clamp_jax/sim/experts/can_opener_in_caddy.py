@@ -39,7 +39,8 @@ class Lying(NamedTuple):
 
 def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator) -> np.ndarray:
     """Commands (t, 14) at 50 Hz; raises PlanError where no arm, nor both in turn, reach from can opener to compartment."""
-    style = {"grasp": rng.uniform(-0.024, -0.010), "above": rng.uniform(0.06, 0.09), "along": rng.uniform(-0.02, 0.02), "tempo": rng.uniform(0.9, 1.1)}
+    ranges = {"grasp": (-0.024, -0.010), "above": (0.06, 0.09), "along": (-0.02, 0.02), "tempo": (0.9, 1.1)}
+    style = {name: rng.uniform(*span) for name, span in ranges.items()}
     opener, compartment = _opener(qpos0), _compartment(qpos0, variant, style["along"])
     near = SIDES[int(opener.pos[0] + compartment[0] > 0)]
     reason = None
@@ -51,7 +52,8 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     try:
         return _relay(scene, qpos0, style, opener, compartment)
     except ik.IKError as error:
-        raise motion.PlanError(f"no arm reaches from the can opener to the compartment: {reason}; nor by way of the middle: {error}") from error
+        message = f"no arm reaches from the can opener to the compartment: {reason}; nor by way of the middle: {error}"
+        raise motion.PlanError(message) from error
 
 
 def _opener(qpos0: np.ndarray) -> Lying:

@@ -21,11 +21,11 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     del variant
     tilts = tuple(tilt + rng.uniform(-1, 1) * np.radians(4) for tilt in _TILTS)
     style = {"above": rng.uniform(0.10, 0.14), "before": rng.uniform(0.035, 0.055), "across": rng.uniform(-0.003, 0.003)}
-    script = first_reachable(qpos0, tilts, functools.partial(_push, qpos0, style, rng.uniform(0.9, 1.1)))
+    script = first_reachable(qpos0, tilts, style, functools.partial(_push, qpos0, rng.uniform(0.9, 1.1)))
     return motion.commands(scene.model, script, qpos0)
 
 
-def _push(qpos0: np.ndarray, style: dict[str, float], tempo: float, front: Front, side: str, turned: bool) -> motion.Script:
+def _push(qpos0: np.ndarray, tempo: float, front: Front, side: str, turned: bool, style: dict[str, float]) -> motion.Script:
     at = functools.partial(front.tool, across=style["across"], turned=turned)
     back, shut = _TOUCH + style["before"], _TOUCH - _BEYOND
     script = motion.Script(side, qpos0, tempo=tempo)

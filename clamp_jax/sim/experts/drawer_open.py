@@ -18,12 +18,13 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     """Commands (t, 14) at 50 Hz; raises PlanError where no arm reaches."""
     del variant
     tilts = tuple(tilt + rng.uniform(-1, 1) * np.radians(3) for tilt in _TILTS)
-    style = {"above": rng.uniform(0.08, 0.12), "before": rng.uniform(0.03, 0.05), "pull": rng.uniform(0.075, 0.09), "width": rng.uniform(0.7, 1.0)}
-    script = first_reachable(qpos0, tilts, functools.partial(_pull, qpos0, style, rng.uniform(0.9, 1.1)))
+    ranges = {"above": (0.08, 0.12), "before": (0.03, 0.05), "pull": (0.075, 0.09), "width": (0.7, 1.0)}
+    style = {name: rng.uniform(*span) for name, span in ranges.items()}
+    script = first_reachable(qpos0, tilts, style, functools.partial(_pull, qpos0, rng.uniform(0.9, 1.1)))
     return motion.commands(scene.model, script, qpos0)
 
 
-def _pull(qpos0: np.ndarray, style: dict[str, float], tempo: float, front: Front, side: str, turned: bool) -> motion.Script:
+def _pull(qpos0: np.ndarray, tempo: float, front: Front, side: str, turned: bool, style: dict[str, float]) -> motion.Script:
     at = functools.partial(front.tool, turned=turned)
     back, pull = style["before"], style["pull"]
     script = motion.Script(side, qpos0, tempo=tempo)

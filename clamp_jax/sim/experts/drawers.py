@@ -1,5 +1,6 @@
 """What the two drawer experts share: the box's frame, the arm, how the tool stands before the bottom drawer."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,8 +12,9 @@ from clamp_jax.sim.objects import DRAWER_HEIGHTS, KNOB_Y
 from clamp_jax.sim.robot import FINGER_SPAN
 from clamp_jax.sim.tasks.drawer_open import BOTTOM, BOX_QPOS
 
-
 _TIP_BEHIND_SITE = GRIPPER_SITE[0] - FINGER_SPAN[1]  # m, middle of the fingertips' round ends
+
+_CLOSE_IN = {"above": 0.05, "before": 0.025}  # m, an approach for the edge of an arm's reach
 
 
 class Front:
@@ -43,18 +45,20 @@ class Front:
         return "left" if self.knob(0, 0, 0, self.opening)[0] < 0 else "right"
 
 
-def first_reachable(qpos0: np.ndarray, tilts: tuple[float, ...], script: Callable[[Front, str, bool], Script]) -> Script:
-    """The first script that an arm reaches all of: near arm before far, then tilt by tilt (rad), gripper as is or turned.
+Build = Callable[[Front, str, bool, dict[str, float]], Script]  # where, which arm, gripper turned, style -> script
 
-    Raises PlanError with the first reason.
+
+def first_reachable(qpos0: np.ndarray, tilts: tuple[float, ...], style: dict[str, float], script: Build) -> Script:
+    """The first script that an arm reaches all of: near arm before far, as styled before close in, tilt by tilt (rad).
+
+    The gripper stands as it is or half a turn round. Raises PlanError with the first reason.
     """
-    reason = None
     near = Front(qpos0, 0.0).near_side
-    for side in (near, "right" if near == "left" else "left"):
-        for tilt in tilts:
-            for turned in (False, True):
-                try:
-                    return script(Front(qpos0, tilt), side, turned)
-                except ik.IKError as error:
-                    reason = reason or error
+    sides = (near, "right" if near == "left" else "left")
+    reason = None
+    for side, manner, tilt, turned in itertools.product(sides, (style, style | _CLOSE_IN), tilts, (False, True)):
+        try:
+            return script(Front(qpos0, tilt), side, turned, manner)
+        except ik.IKError as error:
+            reason = reason or error
     raise PlanError(f"no arm reaches the bottom drawer: {reason}")

@@ -11,7 +11,7 @@ from clamp_jax.structs import CONTROL_HZ
 
 _SMOOTHING = np.hanning(11)[1:-1] / np.hanning(11).sum()  # 0.18 s wide: rounds the corners between moves
 _STICTION_SPEED = 0.05  # rad/s over which dry friction is fed forward in full
-_LINE_STEP_M, _LINE_STEP_RAD = 0.01, 0.1  # a straight line is solved this often
+_LINE_STEP_M, _LINE_STEP_RAD = 0.02, 0.15  # a straight line is solved this often
 
 
 class PlanError(ValueError):

@@ -24,3 +24,4 @@ class Task:
     build: Callable[[mujoco.MjSpec], None]  # adds the objects to the spec that holds the robot
     reset: Callable[[Array], tuple[Array, Array]]  # key -> (qpos (q,), variant () int32), everything at rest
     success: Callable[[Array, Array, Array], Array]  # (qpos (q,), qvel (v,), variant) -> () bool
+    contact_slots: int = 16  # contacts of each kind that MJX keeps, deepest first; native MuJoCo keeps all

@@ -121,4 +121,5 @@ CAN_OPENER_IN_CADDY = Task(
     build=build,
     reset=reset,
     success=success,
+    contact_slots=28,  # twenty hold the tools on the table
 )
