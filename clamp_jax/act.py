@@ -48,7 +48,8 @@ def make_policy(networks: Networks, *, steps: int = DDIM_STEPS) -> Act:
         def denoise(noisy: Array, timestep: Array) -> Array:
             return networks.policy.apply(variables, memory, noisy, timestep, method="denoise")
 
-        return denormalise(diffusion.ddim(denoise, networks.schedule, jnp.asarray(noise)[None], steps)[0])
+        prediction = networks.policy.config.prediction
+        return denormalise(diffusion.ddim(denoise, networks.schedule, jnp.asarray(noise)[None], steps, prediction=prediction)[0])
 
     return act
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+PREDICTIONS = ("noise", "sample")  # what a denoiser gives: the noise (the paper's), or the clean actions (ours, for small networks)
 CLIP_X0 = 1.2  # predicted clean actions are held to +-1.2: the working range with a margin (ours)
 
 
@@ -76,11 +77,11 @@ def repeat(tree: Any, draws: int) -> Any:
     return jax.tree.map(lambda leaf: leaf if draws == 1 else jnp.repeat(leaf, draws, axis=0), tree)
 
 
-def noise_loss(
-    predicted: Float[ArrayLike, "n t a"], noise: Float[ArrayLike, "n t a"], mask: Bool[ArrayLike, "b t"]
+def masked_error(
+    predicted: Float[ArrayLike, "n t a"], target: Float[ArrayLike, "n t a"], mask: Bool[ArrayLike, "b t"]
 ) -> Float[Array, ""]:
-    """Mean squared error on the noise, over the steps where `mask` is True; n = b * draws as `draw` orders them."""
-    error = jnp.square(jnp.asarray(predicted, jnp.float32) - jnp.asarray(noise, jnp.float32)).mean(axis=-1)
+    """Mean squared error over the steps where `mask` is True; n = b * draws as `draw` orders them."""
+    error = jnp.square(jnp.asarray(predicted, jnp.float32) - jnp.asarray(target, jnp.float32)).mean(axis=-1)
     weight = repeat(jnp.asarray(mask, jnp.float32), error.shape[0] // jnp.shape(mask)[0])
     return jnp.sum(error * weight) / jnp.maximum(jnp.sum(weight), 1)
 
@@ -94,11 +95,24 @@ def diffusion_loss(
     *,
     schedule: Schedule,
     draws: int = 1,
+    prediction: str = "noise",
 ) -> Float[Array, ""]:
-    """DDPM loss of denoise(memory, noisy, timestep), memory encoded once for all `draws` (eq. 14 of arXiv 2006.11239)."""
+    """DDPM loss of denoise(memory, noisy, timestep), memory encoded once for all `draws` (eq. 14 of arXiv 2006.11239).
+
+    prediction "sample": the denoiser gives the clean actions and the error is theirs, which weighs all noise levels alike
+    where the error of the noise hardly weighs those that decide which way to go (ours: small networks learn that in fewer steps).
+    """
+    check_prediction(prediction)
     noised = draw(schedule, actions, keys, draws)
     predicted = denoise(repeat(memory, draws), noised.noisy, noised.timestep)
-    return noise_loss(predicted, noised.noise, mask)
+    target = noised.noise if prediction == "noise" else repeat(jnp.asarray(actions), draws)
+    return masked_error(predicted, target, mask)
+
+
+def check_prediction(prediction: str) -> None:
+    """Raise ValueError unless it is one of PREDICTIONS."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction is {prediction!r}; expected one of {PREDICTIONS}")
 
 
 def sampling_steps(train_steps: int, steps: int) -> np.ndarray:
@@ -130,13 +144,15 @@ def ddim(
     eta: float = 0.0,
     key: jax.Array | None = None,
     clip: float | None = CLIP_X0,
+    prediction: str = "noise",
 ) -> Float[Array, "*lead t a"]:
     """Sample actions from noise by `steps` DDIM steps of denoise(noisy, timestep of shape *lead).
 
     eta = 1 with all steps has DDPM's mean and variance and needs `key`. `clip` holds the predicted clean actions to
     +-clip, and the noise to what then explains the sample (ours: at the last timestep an error of 0.01 in the noise is
-    one of 10 in the actions); None for the plain sampler.
+    one of 10 in the actions); None for the plain sampler. `prediction`: what `denoise` gives, as in `diffusion_loss`.
     """
+    check_prediction(prediction)
     if eta and key is None:
         raise ValueError(f"DDIM with eta = {eta} draws fresh noise; pass key")
     visited = sampling_steps(len(schedule.beta), steps)
@@ -145,8 +161,8 @@ def ddim(
 
     def step(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
         timestep, alpha_bar, alpha_bar_next, step_key = inputs
-        eps = denoise(x, jnp.broadcast_to(timestep, x.shape[:-2]))
-        x0, eps = _clean(x, eps, alpha_bar, clip)
+        predicted = denoise(x, jnp.broadcast_to(timestep, x.shape[:-2]))
+        x0, eps = _clean(x, predicted, alpha_bar, clip, prediction)
         by_x0, by_eps, by_fresh = ddim_coefficients(alpha_bar, alpha_bar_next, eta)
         x = by_x0 * x0 + by_eps * eps
         return (x + by_fresh * jax.random.normal(step_key, x.shape) if eta else x), None
@@ -155,10 +171,10 @@ def ddim(
     return jax.lax.scan(step, jnp.asarray(noise, jnp.float32), inputs)[0]
 
 
-def _clean(x: jax.Array, eps: jax.Array, alpha_bar: jax.Array, clip: float | None) -> tuple[jax.Array, jax.Array]:
+def _clean(x: jax.Array, predicted: jax.Array, alpha_bar: jax.Array, clip: float | None, prediction: str) -> tuple[jax.Array, jax.Array]:
     """Predicted clean actions and the noise that goes with them."""
-    x0 = (x - jnp.sqrt(1 - alpha_bar) * eps) / jnp.sqrt(alpha_bar)
-    if clip is None:
-        return x0, eps
-    x0 = jnp.clip(x0, -clip, clip)
+    x0 = predicted if prediction == "sample" else (x - jnp.sqrt(1 - alpha_bar) * predicted) / jnp.sqrt(alpha_bar)
+    if clip is None and prediction == "noise":
+        return x0, predicted
+    x0 = x0 if clip is None else jnp.clip(x0, -clip, clip)
     return x0, (x - jnp.sqrt(alpha_bar) * x0) / jnp.sqrt(1 - alpha_bar)

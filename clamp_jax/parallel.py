@@ -78,12 +78,12 @@ def map_step(
 
     The state goes in and comes out replicated (`replicate`) and is donated; the batch goes in as `shard` leaves it.
     jax.pmap is in maintenance and jit + shard_map underneath: jit with shardings is the default, pmap the other value;
-    `compiler_options` (XLA's) go with jit alone. Raises ValueError for another mapping.
+    `compiler_options` are XLA's. Raises ValueError for another mapping.
     """
     if mapping == "jit":
         return _map_jit(step, on, donate, compiler_options)
     if mapping == "pmap":
-        return _map_pmap(step, on)
+        return _map_pmap(step, on, compiler_options)
     raise ValueError(f"mapping is {mapping!r}; expected one of {MAPPINGS}")
 
 
@@ -99,7 +99,7 @@ def _map_jit(step: Callable, on: Mesh, donate: bool, compiler_options: Mapping[s
     )
 
 
-def _map_pmap(step: Callable, on: Mesh) -> Callable:
+def _map_pmap(step: Callable, on: Mesh, compiler_options: Mapping[str, Any] | None) -> Callable:
     """Not donated: pmap copies a state that comes without a device axis anyway."""
     devices = on.devices.ravel().tolist()
     body = jax.pmap(
@@ -110,9 +110,15 @@ def _map_pmap(step: Callable, on: Mesh) -> Callable:
         devices=devices,
     )
 
+    @functools.cache
+    def compiled(shapes: Any) -> Callable:
+        return body.lower(*jax.tree.unflatten(*shapes)).compile(compiler_options=dict(compiler_options or {}))
+
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         rows = jax.device_put(_split_rows(batch, len(devices)), NamedSharding(on, PartitionSpec(AXIS)))
-        return replicate(body(state, rows), on)
+        leaves, structure = jax.tree.flatten((state, rows))
+        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for leaf in leaves)
+        return replicate(compiled((structure, shapes))(state, rows), on)
 
     return run
 

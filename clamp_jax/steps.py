@@ -277,6 +277,7 @@ def diffuse(
         goals.keys,
         schedule=networks.schedule,
         draws=networks.draws,
+        prediction=networks.policy.config.prediction,
     )
     # the loss is a mean over unmasked steps, of which devices hold unequal numbers
     count = jnp.sum(goals.mask).astype(jnp.float32)

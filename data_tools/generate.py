@@ -62,10 +62,19 @@ def run(
     tasks.get(task)
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least one is needed")
+    _refuse_foreign(Path(folder))
     if tell is None:
         with _bar(task, episodes) as shown:
             return _write(task, Path(folder), episodes, seed, workers, shown)
     return _write(task, Path(folder), episodes, seed, workers, tell)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds anything but a data set, finished (the writer refuses it) or left unfinished by a kill."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    foreign = [path.name for path in entries if path.suffix not in (".array_record", ".tmp") and path.name != META]
+    if foreign:
+        raise ValueError(f"{folder} holds {foreign[0]!r} and {len(foreign) - 1} other things that are no data set; choose another folder")
 
 
 class _bar:

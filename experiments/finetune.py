@@ -43,11 +43,13 @@ def run(
     checkpoint.check_structure(pretrained, {name: jax.eval_shape(fresh).params[name] for name in pretrained}, "stage (i) run")
     training.enter(workdir, config, "finetune")
 
+    body = functools.partial(steps.finetune_step, spec)
+    step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
     with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
         state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
-            parallel.map_step(functools.partial(steps.finetune_step, spec), on, mapping=train.mapping, compiler_options=dict(train.compiler_options)),
+            step,
             state,
             batches=batches,
             on=on,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_parameters
 
 from clamp_jax.models.action_encoder import ActionEncoder, ActionEncoderConfig
 from clamp_jax.models.attention import TransformerConfig
@@ -13,7 +14,7 @@ from clamp_jax.models.attention import TransformerConfig
 def encoder():
     model = ActionEncoder(ActionEncoderConfig(TransformerConfig(12, 1, 2)))
     past, mask = _history()
-    return model.init(jax.random.key(0), past, mask), jax.jit(model.apply)
+    return random_parameters(model, past, mask), jax.jit(model.apply)
 
 
 def _history() -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +34,7 @@ def test_no_history_is_finite_with_its_gradient(encoder):
     params, apply = encoder
     past, mask = _history()
     assert np.all(np.isfinite(apply(params, past, mask)[2]))
-    gradient = jax.grad(lambda p: jnp.sum(jnp.square(apply(p, past, mask)[2])))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(apply(p, past, mask)[2]))))(params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 

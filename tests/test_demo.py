@@ -79,7 +79,7 @@ def test_what_libraries_say_goes_to_the_log(tmp_path):
         return {}
 
     Stages(tmp_path, str).do("speak", work, inputs={})
-    assert (tmp_path / "logs" / "speak.log").read_text() == "from below"
+    assert "from below" in (tmp_path / "logs" / "speak.log").read_text()
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(5, True), (6, False)])

@@ -18,10 +18,12 @@ def _params() -> dict:
 
 
 def _step(transformation: optax.GradientTransformation, gradient: float) -> dict:
-    params = _params()
-    gradients = jax.tree.map(lambda x: jnp.full_like(x, gradient), params)
-    updates, _ = transformation.update(gradients, transformation.init(params), params)
-    return optax.apply_updates(params, updates)
+    def step(params):
+        gradients = jax.tree.map(lambda x: jnp.full_like(x, gradient), params)
+        updates, _ = transformation.update(gradients, transformation.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    return jax.jit(step)(_params())
 
 
 def test_only_kernels_decay():
@@ -33,7 +35,7 @@ def test_only_kernels_decay():
 
 
 def test_clipping_scales_the_whole_gradient_to_the_norm():
-    chain = optax.chain(optim.adamw(1.0, clip=0.5).__class__(*optim.adamw(1.0, clip=0.5)))
+    chain = optim.adamw(1.0, clip=0.5)
     params, size = _params(), sum(leaf.size for leaf in jax.tree.leaves(_params()))
     state = chain.init(params)
     _, state = chain.update(jax.tree.map(lambda x: 100 * jnp.ones_like(x), params), state, params)
@@ -46,7 +48,7 @@ def test_frozen_paths_stay_and_take_no_memory():
     found = _step(frozen, gradient=1.0)
     assert all(np.all(np.asarray(x) == 1) for x in jax.tree.leaves(found["image"]))
     assert float(found["image_text"]["bias"]) != 1  # "image" is a path, not the start of a word
-    slots = [leaf for leaf in jax.tree.leaves(frozen.init(_params())) if leaf.ndim]
+    slots = [leaf for leaf in jax.tree.leaves(jax.eval_shape(frozen.init, _params())) if leaf.ndim]
     trained = [leaf for name in ("image_text", "policy") for leaf in jax.tree.leaves(_params()[name]) if leaf.ndim]
     assert sum(x.size for x in slots) == 2 * sum(x.size for x in trained)
 

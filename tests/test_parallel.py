@@ -8,12 +8,12 @@ import tiny
 
 from clamp_jax import losses, metrics, parallel, steps
 
-STEPS, RATE = 10, 3e-3
+STEPS = 10
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    spec = tiny.spec(rate=RATE)
+    spec = tiny.spec(clamp=0.01, policy=0.1)
     batches = tiny.make_batches(tmp_path_factory.mktemp("data"), spec)
     return spec, batches, tiny.init(spec, batches.batch_at(0))
 
@@ -37,9 +37,9 @@ def train(case, devices, count, mapping="jit"):
 
 def test_batch_has_both_kinds_and_the_keys_of_its_rows(case):
     batch = case[1].batch_at(3)
-    assert len(batch.states.joints) == len(batch.images.labels.tokens) == 4
-    whole = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 3), 7)
-    assert jnp.array_equal(jax.random.key_data(batch.keys[7]), jax.random.key_data(whole))
+    assert len(batch.states.joints) == len(batch.images.labels.tokens) == 8
+    whole = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 3), 13)
+    assert jnp.array_equal(jax.random.key_data(batch.keys[13]), jax.random.key_data(whole))
 
 
 def test_four_devices_give_the_loss_and_the_gradient_of_one(runs):
@@ -89,7 +89,7 @@ def test_pair_loss_over_an_axis_is_the_global_one_with_its_gradient():
 
 def test_a_batch_that_does_not_divide_is_refused(case):
     batch = case[1].batch_at(0)
-    with pytest.raises(ValueError, match="batch of 4 simulated examples does not divide by 3 devices; make it 3 or 6"):
+    with pytest.raises(ValueError, match="batch of 8 simulated examples does not divide by 3 devices; make it 6 or 9"):
         parallel.shard(batch, parallel.mesh(jax.devices()[:3]))
 
 

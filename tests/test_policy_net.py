@@ -1,9 +1,9 @@
 """Policy network: the two halves, what the prediction depends on, shared backbones and the baselines' switch."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_parameters
 
 from clamp_jax.models.policy_net import PolicyNet, normalise_rgb, sinusoids_2d
 from clamp_jax.models.presets import preset
@@ -24,9 +24,9 @@ def _inputs() -> dict:
 @pytest.fixture(scope="module")
 def policy():
     model = PolicyNet(CONFIG)
-    params = jax.jit(model.init)(jax.random.key(0), *_inputs().values())
+    params = random_parameters(model, *_inputs().values())
     apply = jax.jit(lambda params, inputs: model.apply(params, *(inputs[name] for name in ORDER)))
-    return model, jax.tree.map(lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params), apply
+    return model, params, apply
 
 
 @pytest.mark.parametrize("name", ORDER)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parameters import random_parameters
 
 from clamp_jax.metrics import parameter_count
 from clamp_jax.models.presets import RESNET_18, RESNET_50
@@ -36,9 +37,9 @@ def test_a_fresh_residual_block_is_its_shortcut():
     """The last norm of a branch starts at zero, so depth costs nothing at the start."""
     model = ResNet(TINY._replace(blocks=(1,), channels=(4,)))
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
-    params = model.init(jax.random.key(0), x)
+    params = jax.jit(model.init)(jax.random.key(0), x)
     deeper = ResNet(TINY._replace(blocks=(2,), channels=(4,)))
-    more = deeper.init(jax.random.key(0), x)["params"] | params["params"]
+    more = jax.jit(deeper.init)(jax.random.key(0), x)["params"] | params["params"]
     np.testing.assert_allclose(deeper.apply({"params": more}, x), model.apply(params, x), atol=1e-6)
 
 
@@ -54,8 +55,8 @@ def test_sizes_are_the_published_ones(config, count):
 def test_frozen_affine_takes_no_gradient():
     model = ResNet(TINY._replace(norm="affine"))
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
-    params = model.init(jax.random.key(0), x)
-    gradient = jax.grad(lambda p: jnp.sum(jnp.square(model.apply(p, x))))(params)["params"]
+    params = random_parameters(model, x)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(model.apply(p, x)))))(params)["params"]
     assert np.all(np.asarray(gradient["stem"]["norm"]["scale"]) == 0)
     assert np.any(np.asarray(gradient["stem"]["embed"]["kernel"]) != 0)
 

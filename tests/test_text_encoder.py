@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from parameters import random_parameters
 
 from clamp_jax.models.attention import TransformerConfig
 from clamp_jax.models.text_encoder import TextEncoder, TextEncoderConfig, embedding_table, number_features
@@ -15,7 +16,7 @@ TOKENS = np.array([[5, 9, 7, 1, 0, 0], [5, 9, 7, 1, 1, 0], [5, 9, 1, 7, 0, 0]], 
 @pytest.fixture(scope="module")
 def encoder():
     model = TextEncoder(CONFIG)
-    return model.init(jax.random.key(0), TOKENS), jax.jit(model.apply)
+    return random_parameters(model, TOKENS), jax.jit(model.apply)
 
 
 def test_what_follows_the_end_changes_nothing(encoder):

@@ -20,6 +20,9 @@ OVERRIDES = (
     ("policy.resnet.blocks", (1,)),
     ("policy.resnet.channels", (8,)),
     ("draws", 2),
+    ("clamp.text.transformer.depth", 0),
+    ("clamp.action.transformer.depth", 0),
+    ("policy.encoder.depth", 0),
 )
 
 
@@ -33,14 +36,16 @@ def config(stage: str = "pretrain", *paths: Path, **changes):
     return found
 
 
-def keep_gradient(rate: float) -> optax.GradientTransformation:
-    """Plain SGD whose state is the last gradient."""
-    return optax.chain(optax.trace(decay=0.0), optax.scale(-rate))
+def keep_gradient(rates: dict[str, float]) -> optax.GradientTransformation:
+    """Plain SGD, with a rate for each network, whose state is the last gradient."""
+    scale = optax.stateless(lambda updates, _: {name: jax.tree.map(lambda x: -rates[name] * x, tree) for name, tree in updates.items()})
+    return optax.chain(optax.trace(decay=0.0), scale)
 
 
-def spec(stage: str = "pretrain", *, rate: float = 0.1, **changes) -> steps.Spec:
+def spec(stage: str = "pretrain", *, clamp: float = 0.01, policy: float = 0.1, **changes) -> steps.Spec:
+    """The debug networks with plain SGD."""
     found = training.make_spec(config(stage, **changes), stage)
-    return found._replace(optimiser=keep_gradient(rate))
+    return found._replace(optimiser=keep_gradient({"clamp": clamp, "policy": policy}))
 
 
 def gradient(state) -> dict:

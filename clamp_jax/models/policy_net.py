@@ -29,6 +29,7 @@ class PolicyConfig(NamedTuple):
     backbones: tuple[int, ...] = (0, 0, 0, 0)  # which ResNet sees each camera: all one, or one each, or in groups
     use_embeddings: bool = True  # False: without CLAMP's two tokens, the baselines
     diffusion_steps: int = 50
+    prediction: str = "noise"  # the paper's; "sample": the clean actions (ours, for small networks): clamp_jax/diffusion.py
     actions_per_token: int = 1  # ours: consecutive actions that share a token of the decoder; small networks are some times faster so
     timestep_in_chunk: bool = False  # ours: the timestep is added to the chunk's tokens as well, which small networks learn faster
 
@@ -94,7 +95,7 @@ class PolicyNet(nn.Module):
         noisy: Float[ArrayLike, "b t a"],
         timestep: Int[ArrayLike, "b"],
     ) -> Float[Array, "b t a"]:
-        """Predicted noise of a noisy chunk (b, 50, 14) at diffusion timesteps 0 .. steps - 1."""
+        """Predicted noise, or clean actions (config.prediction), of a noisy chunk (b, 50, 14) at timesteps 0 .. diffusion_steps - 1."""
         step = self.timestep(jax.nn.one_hot(timestep, self.config.diffusion_steps))[:, None]
         noisy = jnp.asarray(noisy)
         together = noisy.reshape(len(noisy), -1, ACTION_DIM * self.config.actions_per_token)

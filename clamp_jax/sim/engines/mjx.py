@@ -44,7 +44,7 @@ class Engine:
         """Apply actions (b, t, 14; rad, gripper 0..1), one each 0.02 s; the new state and the states after each action."""
         states = []
         for action in np.swapaxes(checked(actions, len(physics.qpos)), 0, 1):
-            physics, state = self._step(physics, action)
+            physics, state = jax.block_until_ready(self._step(physics, action))
             states.append(state)
         return physics, jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *states)
 

@@ -42,7 +42,7 @@ class Front:
     @property
     def near_side(self) -> str:
         """The arm on the knob's side of the table."""
-        return "left" if self.knob(0, 0, 0, self.opening)[0] < 0 else "right"
+        return "left" if self.knob(0.0, 0.0, 0.0, self.opening)[0] < 0 else "right"
 
 
 Build = Callable[[Front, str, bool, dict[str, float]], Script]  # where, which arm, gripper turned, style -> script

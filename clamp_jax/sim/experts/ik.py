@@ -4,11 +4,13 @@ Poses are those of the gripper site: between the fingertips, x forward along the
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from clamp_jax.geometry import aloha
+
+Numbers = np.ndarray | Sequence  # of numbers or of rows of them
 
 # Experts keep to the range that actions are normalised by: outside of it a policy could not follow them.
 _JOINTS, _WORKING = aloha.JOINT_LIMITS, aloha.WORKING_RANGE[:6]
@@ -33,7 +35,7 @@ _SKEW = np.stack([np.cross(axis, np.eye(3)).T for axis in _AXES])  # K with K v 
 _SKEW2, _EYE = _SKEW @ _SKEW, np.eye(3)
 
 
-def rotation_about(vector: ArrayLike) -> np.ndarray:
+def rotation_about(vector: Numbers) -> np.ndarray:
     """Rotation matrix (3, 3) of a rotation vector (3,), rad."""
     angle = float(np.linalg.norm(vector))
     skew = np.cross(np.asarray(vector, float) / max(angle, 1e-12), np.eye(3)).T
@@ -49,7 +51,7 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     return sine * (angle / np.maximum(length, 1e-9))[:, None]
 
 
-def _rotation_of_quat(quat: ArrayLike) -> np.ndarray:
+def _rotation_of_quat(quat: Numbers) -> np.ndarray:
     w, x, y, z = np.asarray(quat, float) / np.linalg.norm(quat)
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * w * k + 2 * k @ k
@@ -58,7 +60,7 @@ def _rotation_of_quat(quat: ArrayLike) -> np.ndarray:
 _BASES = {side: (np.array(pos, float), _rotation_of_quat(quat)) for side, (pos, quat) in aloha.BASES.items()}
 
 
-def forward(side: str, joints: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def forward(side: str, joints: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """World pose of the gripper site, and its geometric Jacobian.
 
     joints (n, 6) rad -> world_from_site (n, 4, 4) m, jacobian (n, 6, 6): rows linear m, angular rad, in the world's axes.
@@ -87,7 +89,7 @@ def _pose(rotation: np.ndarray, pos: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def tool_pose(pos: ArrayLike, direction: ArrayLike, closing: ArrayLike) -> np.ndarray:
+def tool_pose(pos: Numbers, direction: Numbers, closing: Numbers) -> np.ndarray:
     """world_from_site (4, 4) with its x along `direction` and its y as near to `closing` as that allows (world axes)."""
     x = np.asarray(direction, float) / np.linalg.norm(direction)
     y = np.asarray(closing, float) - np.dot(closing, x) * x
@@ -114,7 +116,7 @@ def default_starts(side: str, target: np.ndarray) -> np.ndarray:
     return np.array(rows, float)
 
 
-def solve(side: str, target: ArrayLike, near: ArrayLike | None = None, *, starts: ArrayLike | None = None) -> np.ndarray:
+def solve(side: str, target: Numbers, near: Numbers | None = None, *, starts: Numbers | None = None) -> np.ndarray:
     """Joints (6,) rad that put the gripper site at target (4, 4), within LIMITS: of several solutions the one nearest to `near`.
 
     near: joints (6,), home if not given; starts: (s, 6) where to start from, `default_starts` and near if not given.
@@ -156,7 +158,7 @@ def _nearest(side: str, target: np.ndarray, joints: np.ndarray, error: np.ndarra
     return found[np.argmin(np.abs(found - near).sum(-1))]
 
 
-def line(side: str, poses: ArrayLike, start: ArrayLike) -> np.ndarray:
+def line(side: str, poses: Numbers, start: Numbers) -> np.ndarray:
     """Joints (n, 6) along poses (n, 4, 4), each solved from the one before it, the first from start (6,).
 
     Raises IKError where the branch of joint positions that start is on does not reach.

@@ -33,10 +33,10 @@ class Script:
     def __init__(self, side: str, qpos0: np.ndarray, *, tempo: float = 1.0):
         """qpos0: the scene's qpos (16 or more); tempo: all durations are divided by it."""
         first = 8 * aloha.SIDES.index(side)
-        opening = (qpos0[first + 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
         self.side, self.tempo = side, tempo
-        self.start = np.append(np.asarray(qpos0[first : first + 6], float), np.clip(opening, 0.0, 1.0))
-        self.joints, self.gripper, self.pose = self.start[:6], 0.0, ik.forward(side, self.start[None, :6])[0][0]
+        self.gripper = float(aloha.HOME_COMMAND[6])  # what it was told last, not where closed fingers stopped each other
+        self.joints = np.asarray(qpos0[first : first + 6], float)
+        self.start, self.pose = np.append(self.joints, self.gripper), ik.forward(side, self.joints[None])[0][0]
         self.moves: list[Move] = []
 
     def reach(self, pose: np.ndarray, seconds: float, **end: float) -> "Script":

@@ -1,0 +1,34 @@
+"""What is set before jax starts."""
+
+from pathlib import Path
+
+import pytest
+
+from clamp_jax import runtime
+
+
+def test_the_cache_is_on_by_default_and_where_the_user_says():
+    environ = {}
+    assert runtime.setup(environ=environ) == Path.home() / ".cache/clamp_jax/compiled"
+    assert environ["JAX_COMPILATION_CACHE_DIR"] == str(Path.home() / ".cache/clamp_jax/compiled")
+    assert runtime.setup(environ={"XDG_CACHE_HOME": "/x"}) == Path("/x/clamp_jax/compiled")
+    assert runtime.setup(environ={"XDG_CACHE_HOME": "/x", "CLAMP_CACHE": "/y"}) == Path("/y/compiled")
+    assert runtime.setup(environ={"JAX_COMPILATION_CACHE_DIR": "/z"}) == Path("/z")
+
+
+def test_a_device_chooses_the_platforms():
+    environ = {"JAX_PLATFORMS": "tpu"}
+    runtime.setup(environ=environ)
+    assert environ["JAX_PLATFORMS"] == "tpu"
+    runtime.setup("cuda", environ=environ)
+    assert environ["JAX_PLATFORMS"] == "cuda,cpu"
+    with pytest.raises(ValueError, match="device is 'gpu'; expected one of"):
+        runtime.setup("gpu", environ={})
+
+
+def test_the_flag_is_added_once_and_only_to_releases_that_know_it():
+    assert runtime.xla_flags("", (0, 10)) == runtime.MJX_FLAG
+    assert runtime.xla_flags("--a=1", (0, 11)) == f"--a=1 {runtime.MJX_FLAG}"
+    users = "--xla_cpu_enable_concurrency_optimized_scheduler=true"
+    assert runtime.xla_flags(users, (0, 10)) == users
+    assert runtime.xla_flags("", (0, 9)) == runtime.xla_flags("", (0, 12)) == ""
