@@ -74,7 +74,7 @@ class Capacity(NamedTuple):
 class Geoms(NamedTuple):
     """Primitive geoms that a camera sees, in slots by type (Capacity); an empty slot has body -1."""
 
-    size: jax.Array  # (g, 3) m, MuJoCo's meaning: plane (half x, half y, -), sphere (r), capsule and cylinder (r, half length), box (half sizes)
+    size: jax.Array  # (g, 3) m, as in MuJoCo: plane (half x, half y), sphere (r), capsule, cylinder (r, half length), box (half sizes)
     colour: jax.Array  # (g, 3) linear RGB in [0, 1]
     body: jax.Array  # (g,) int32 row of the Tree
     pos: jax.Array  # (g, 3) m, in the body's frame

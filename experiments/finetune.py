@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import act, checkpoint, parallel, steps
@@ -90,6 +90,7 @@ def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) 
 
 def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         run(FLAGS.config, FLAGS.workdir)
     except ValueError as error:

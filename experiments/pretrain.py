@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import functools
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import checkpoint, parallel, steps
@@ -59,6 +59,7 @@ def run(
 
 def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         run(FLAGS.config, FLAGS.workdir)
     except ValueError as error:

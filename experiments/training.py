@@ -24,8 +24,6 @@ from clamp_jax.structs import Batch, Capacity, TrainState
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
-# Initialisation runs once: compiling it without optimisation takes a third of the time.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 class TrainingError(RuntimeError):
@@ -229,7 +227,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
 
 def fresh_state(spec: steps.Spec, seed: int, example: Batch) -> TrainState:
     """A fresh state for batches like `example`."""
-    init = jax.jit(functools.partial(steps.init, spec), compiler_options=QUICK)
+    init = jax.jit(functools.partial(steps.init, spec))
     return init(jax.random.key(seed), example)
 
 

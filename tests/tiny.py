@@ -38,7 +38,7 @@ def config(stage: str = "pretrain", *paths: Path, **changes):
 
 def keep_gradient(rates: dict[str, float]) -> optax.GradientTransformation:
     """Plain SGD, with a rate for each network, whose state is the last gradient."""
-    scale = optax.stateless(lambda updates, _: {name: jax.tree.map(lambda x: -rates[name] * x, tree) for name, tree in updates.items()})
+    scale = optax.stateless(lambda updates, _: {name: optax.tree.scale(-rates[name], tree) for name, tree in updates.items()})
     return optax.chain(optax.trace(decay=0.0), scale)
 
 

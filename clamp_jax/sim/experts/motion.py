@@ -11,6 +11,8 @@ from clamp_jax.structs import CONTROL_HZ
 
 _SMOOTHING = np.hanning(11)[1:-1] / np.hanning(11).sum()  # 0.18 s wide: rounds the corners between moves
 _STICTION_SPEED = 0.05  # rad/s over which dry friction is fed forward in full
+_PEAK_OF_MEAN = 1.875  # peak speed of a minimum-jerk move, in its mean speed
+_FASTEST = 2.6  # rad/s of a joint; its command runs ahead by what damping takes and stays within the servos' 3.14 rad/s
 _LINE_STEP_M, _LINE_STEP_RAD = 0.02, 0.15  # a straight line is solved this often
 
 
@@ -59,7 +61,8 @@ class Script:
 
     def _add(self, path: np.ndarray, pose: np.ndarray, seconds: float, gripper: float | None = None, hold_s: float = 0.0) -> "Script":
         self.gripper = self.gripper if gripper is None else gripper
-        self.moves.append(Move(path, self.gripper, seconds / self.tempo, hold_s / self.tempo))
+        seconds = max(seconds / self.tempo, shortest(np.concatenate([self.joints[None], path])))
+        self.moves.append(Move(path, self.gripper, seconds, hold_s / self.tempo))
         self.joints, self.pose = path[-1], pose
         return self
 
@@ -74,6 +77,12 @@ def between(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         pose[:3, :3] = ik.rotation_about(axis * fraction) @ start[:3, :3]
         pose[:3, 3] = start[:3, 3] + fraction * way
     return poses
+
+
+def shortest(points: np.ndarray) -> float:
+    """Least seconds for a minimum-jerk move through joint points (k, 6), evenly passed, whose servos keep up."""
+    fastest = np.abs(np.diff(points, axis=0)).max() * (len(points) - 1)
+    return _PEAK_OF_MEAN * fastest / _FASTEST
 
 
 def minimum_jerk(steps: int) -> np.ndarray:
