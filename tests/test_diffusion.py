@@ -126,6 +126,28 @@ def test_sampler_finds_the_modes_of_a_mixture(steps, eta):
         np.testing.assert_allclose([found[~right].std(), found[right].std()], shrunk, rtol=0.05)
 
 
+def test_predicting_clean_actions_samples_as_predicting_the_noise_does():
+    def clean(x, timestep):
+        alpha_bar = SCHEDULE.alpha_bar[timestep][..., None, None]
+        return (x - jnp.sqrt(1 - alpha_bar) * _mixture_denoiser(x, timestep)) / jnp.sqrt(alpha_bar)
+
+    noise = jax.random.normal(jax.random.key(0), (200, 1, 1))
+    with jax.numpy_rank_promotion("allow"):
+        by_noise = diffusion.ddim(_mixture_denoiser, SCHEDULE, noise, 16, clip=None)
+        by_sample = diffusion.ddim(clean, SCHEDULE, noise, 16, clip=None, prediction="sample")
+    np.testing.assert_allclose(by_sample, by_noise, atol=2e-3)
+
+
+def test_loss_on_clean_actions_is_zero_for_who_knows_them():
+    actions = jax.random.normal(jax.random.key(0), (3, 4, 2))
+    settings = {"schedule": SCHEDULE, "draws": 2, "prediction": "sample"}
+    for error in (0.0, 0.5):
+        denoise = lambda memory, noisy, timestep, error=error: memory + error  # noqa: E731
+        keys = jax.random.split(jax.random.key(1), 3)
+        loss = diffusion.diffusion_loss(denoise, actions, actions, jnp.ones((3, 4), bool), keys, **settings)
+        np.testing.assert_allclose(loss, error**2, atol=1e-6)
+
+
 def test_clipping_tames_an_error_at_the_last_timestep():
     point = 0.5
 
@@ -142,5 +164,7 @@ def test_clipping_tames_an_error_at_the_last_timestep():
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="60 steps; the schedule has 50"):
         diffusion.sampling_steps(50, 60)
+    with pytest.raises(ValueError, match="prediction is 'velocity'; expected one of"):
+        diffusion.ddim(lambda x, t: x, SCHEDULE, jnp.zeros((1, 1)), prediction="velocity")
     with pytest.raises(ValueError, match="eta = 1.0 draws fresh noise; pass key"):
         diffusion.ddim(lambda x, t: x, SCHEDULE, jnp.zeros((1, 1)), eta=1.0)

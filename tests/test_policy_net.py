@@ -88,3 +88,22 @@ def test_rgb_and_positions_have_unit_size():
     np.testing.assert_allclose(normalise_rgb(mean[None]), 0, atol=0.01)
     where = sinusoids_2d(5, 7, 16).reshape(35, 16)
     assert len(np.unique(where.round(5), axis=0)) == 35 and np.abs(where).max() <= 1
+
+
+def test_actions_that_share_a_token_keep_their_place_in_the_chunk():
+    """With blocks that do nothing, action i of the output depends on the actions of its own token alone."""
+    model = PolicyNet(CONFIG._replace(actions_per_token=5, decoder=CONFIG.decoder._replace(depth=0)))
+    inputs = _inputs()
+    params = random_parameters(model, *inputs.values())
+    base = np.asarray(model.apply(params, *(inputs[name] for name in ORDER)))
+    noisy = inputs["noisy"].copy()
+    noisy[:, 12] += 1.0
+    change = np.abs(np.asarray(model.apply(params, *((inputs | {"noisy": noisy})[name] for name in ORDER))) - base).max(axis=(0, 2))
+    assert base.shape == (2, 50, 14) and (change[10:15] > 1e-5).all()
+    assert change[:10].max() < 1e-6 and change[15:].max() < 1e-6
+
+
+def test_a_chunk_that_tokens_do_not_divide_is_refused():
+    model = PolicyNet(CONFIG._replace(actions_per_token=3))
+    with pytest.raises(ValueError, match="actions_per_token is 3; expected a divisor of the chunk of 50"):
+        jax.eval_shape(model.init, jax.random.key(0), *_inputs().values())
