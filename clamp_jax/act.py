@@ -15,7 +15,7 @@ from clamp_jax import checkpoint, diffusion
 from clamp_jax.data.transforms import denormalise
 from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.steps import Networks, embed, make_networks, see
-from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Observation
+from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Capacity, Observation
 
 DDIM_STEPS = 10  # usual at inference are 10 to 16 (ours)
 Act = Callable[[Any, Observation, ArrayLike], Array]
@@ -37,7 +37,7 @@ def make_policy(networks: Networks, *, steps: int = DDIM_STEPS) -> Act:
     argument. Raises ValueError, when traced, for an observation of another shape than the networks were made for.
     """
 
-    def act(params: Any, observation: Observation, noise: Float[ArrayLike, "t a"]) -> Float[Array, "t a"]:
+    def act(params: Any, observation: Observation, noise: ArrayLike) -> Float[Array, "t a"]:
         check_shapes(networks, observation, noise)
         one = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
         # the subsample of the cloud is the same each time: what a policy does must not depend on hidden randomness
@@ -84,7 +84,7 @@ def load_policy(run: str | Path, *, step: int | None = None, steps: int = DDIM_S
     check_working_range(loaded.statistics)
     config = loaded.config
     sections = {name: config[name] for name in ("model", "views", "sensor", "variant")}
-    networks = make_networks(**sections)
+    networks = make_networks(**sections, capacity=Capacity(**config["data"]["capacity"]))
     return RunPolicy(make_policy(networks, steps=steps), loaded.params, networks, loaded)
 
 

@@ -103,7 +103,8 @@ def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: s
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; expected one of {', '.join(VARIANTS)}")
     kind = VARIANTS[variant]
-    sizes = presets.override(presets.preset(model["preset"]), dict(model["overrides"]))
+    overrides = {path: _tuples(value) for path, value in model["overrides"]}
+    sizes = presets.override(presets.preset(model["preset"]), overrides)
     sizes = sizes._replace(policy=sizes.policy._replace(use_embeddings=kind.embeddings))
     clamp, policy = presets.build(sizes)
     return Networks(
@@ -328,6 +329,11 @@ def _unseen(networks: Networks, example: StateExample, key: Array) -> Observatio
 
 def _concatenate(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples: a config that was read from JSON makes the same networks."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _copy(tree: Any) -> Any:
