@@ -57,8 +57,8 @@ def _demo() -> Preset:
     text = _text(96, 2, 3, 64)._replace(transformer=small._replace(causal=True, activation="quick_gelu"))
     clamp = ClampConfig(image, ActionEncoderConfig(small), text, embedding=128, bias=-3.4)
     size = TransformerConfig(128, 2, 4, mlp_ratio=2, implementation="plain")
-    resnet = ResNetConfig((1, 1), (64, 128), patch_stem=8, groups=8)
-    policy = PolicyConfig(size, size._replace(depth=3), resnet, prediction="sample", actions_per_token=5, timestep_in_chunk=True)
+    resnet = ResNetConfig((1, 1), (32, 64), patch_stem=8, groups=8)
+    policy = PolicyConfig(size, size, resnet, prediction="sample", actions_per_token=5, timestep_in_chunk=True)
     return Preset(clamp, policy, view_size=48, camera_height=64, camera_width=64, draws=4)
 
 

@@ -7,16 +7,16 @@ _TABLE = {
     # field: (debug, small, large)
     "preset": ("debug", "demo", "large"),  # of experiments/configs/pretrain.py and finetune.py
     "policies": (("clamp",), ("clamp", "scratch", "blind"), ("clamp", "policy_pretrained", "scratch", "blind")),  # compared
-    "drawer_open_episodes": (8, 200, 1000),  # demonstrations of the first pre-training task
+    "drawer_open_episodes": (8, 240, 1000),  # demonstrations of the first pre-training task
     "can_opener_episodes": (8, 60, 400),  # demonstrations of the second
-    "drawer_close_episodes": (8, 200, 500),  # demonstrations of the task that policies are fine-tuned on
+    "drawer_close_episodes": (8, 240, 500),  # demonstrations of the task that policies are fine-tuned on
     "held_out_episodes": (6, 72, 128),  # further ones of the first task, for retrieval alone
-    "pretrain_steps": (4, 200, 1500),
+    "pretrain_steps": (4, 400, 2500),
     "pretrain_batch": (4, 32, 64),
-    "finetune_steps": (4, 300, 1500),
+    "finetune_steps": (4, 800, 2000),
     "finetune_batch": (4, 32, 64),
     "backend": ("native", "mjx", "mjx"),  # physics of the evaluation
-    "trials": (2, 32, 96),  # of every policy, from the same initial states
+    "trials": (2, 48, 96),  # of every policy, from the same initial states
     "limit_s": (1.0, 8.0, 10.0),  # time limit of a trial
     "replan": (25, 25, 25),  # commands executed of each chunk of 50
     "pool": (4, 64, 64),  # trajectories in a retrieval pool
