@@ -7,6 +7,7 @@ is whole. orbax alone restores 9 of 10 flipped bits as wrong values without a wo
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ class Checkpoints:
         self.folder = folder(run)
         self.folder.mkdir(parents=True, exist_ok=True)
         clean(self.folder)
+        logging.getLogger("absl").addFilter(_is_news)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep_last,
             keep_period=keep_every,
@@ -242,6 +244,11 @@ def _files(step_folder: Path) -> list[str]:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for orbax's advice not to wait for a save: `save` does, on purpose."""
+    return "Waiting for previous save" not in record.getMessage()
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:

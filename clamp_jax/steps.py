@@ -143,7 +143,12 @@ def make_optimiser(
 
 def init(spec: Spec, key: Array, batch: Batch) -> TrainState:
     """A fresh state whose shapes fit a batch; only the batch's shapes are used. To be run under jit or jax.eval_shape."""
-    params = init_params(spec.networks, key, batch)
+    return begin(spec, init_params(spec.networks, key, batch))
+
+
+def begin(spec: Spec, params: Mapping[str, Any]) -> TrainState:
+    """The state before the first step, with these parameters: stage (ii) begins so with stage (i)'s weights."""
+    params = jax.tree.map(jnp.asarray, dict(params))
     return TrainState(jnp.zeros((), jnp.int32), params, spec.optimiser.init(_trained(spec, params)), _copy(params))
 
 
@@ -158,12 +163,6 @@ def init_params(networks: Networks, key: Array, batch: Batch) -> dict[str, Any]:
         params["clamp"] = networks.clamp.init(encoder_key, inputs.views, inputs.past, inputs.past_mask, tokens)["params"]
     policy = networks.policy.init(policy_key, inputs.rgb, inputs.joints, *embeddings, actions, jnp.zeros(1, jnp.int32))
     return params | {"policy": policy["params"]}
-
-
-def begin_finetuning(spec: Spec, state: TrainState, pretrained: Mapping[str, Any]) -> TrainState:
-    """The first state of stage (ii): weights of stage (i) where `pretrained` has them, else those of `state`; a fresh optimiser."""
-    params = {name: jax.tree.map(jnp.asarray, pretrained.get(name, fresh)) for name, fresh in state.params.items()}
-    return TrainState(jnp.zeros((), jnp.int32), params, spec.optimiser.init(_trained(spec, params)), _copy(params))
 
 
 def pretrain_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduction) -> tuple[TrainState, Metrics]:

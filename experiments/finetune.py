@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import act, checkpoint, parallel, steps
-from clamp_jax.structs import Batch, TrainState
+from clamp_jax.structs import TrainState
 from experiments import training
 
 
@@ -39,14 +38,15 @@ def run(
     batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
     example = batches.batch_at(0)
     parallel.check_divisible(example, on.size)
-    fresh = functools.partial(begin, spec, config.seed, example, pretrained)
-    checkpoint.check_structure(pretrained, {name: jax.eval_shape(fresh).params[name] for name in pretrained}, "stage (i) run")
+    fresh = functools.partial(training.fresh_state, spec, config.seed, example, pretrained)
+    shapes = training.state_shapes(spec, example)
+    checkpoint.check_structure(pretrained, {name: shapes.params[name] for name in pretrained}, "stage (i) run")
     training.enter(workdir, config, "finetune")
 
     body = functools.partial(steps.finetune_step, spec)
     step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
     with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
-        state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
+        state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
             step,
@@ -59,14 +59,6 @@ def run(
             log=log,
             save=lambda state: store.save(state, training.plain(config), statistics),
         )
-
-
-def begin(spec: steps.Spec, seed: int, example: Batch, pretrained: Mapping[str, Any]) -> TrainState:
-    """The first state: stage (i)'s averaged weights, and fresh ones where it has none."""
-    fresh = functools.partial(training.fresh_state, spec, seed, example)
-    shapes = jax.eval_shape(fresh)
-    state = shapes if set(pretrained) == set(shapes.params) else fresh()
-    return steps.begin_finetuning(spec, state, pretrained)
 
 
 def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) -> dict[str, Any]:

@@ -36,13 +36,14 @@ def run(
     batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
     example = batches.batch_at(0)
     parallel.check_divisible(example, on.size)
+    fresh = functools.partial(training.fresh_state, spec, config.seed, example)
+    shapes = training.state_shapes(spec, example)
     training.enter(workdir, config, "pretrain")
 
     body = functools.partial(steps.pretrain_step, spec)
     step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
     with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
-        fresh = functools.partial(training.fresh_state, spec, config.seed, example)
-        state = training.begin_or_resume(store, fresh, statistics=statistics, on=on)
+        state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
             step,

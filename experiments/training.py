@@ -1,12 +1,12 @@
 """What both stages share: open the data, keep a run's folder, and go round the loop."""
 
-import functools
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,9 @@ from clamp_jax.structs import Batch, Capacity, TrainState
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+
+# Initialisation runs once: without optimisation its compilation takes a quarter of the time.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 class TrainingError(RuntimeError):
@@ -177,12 +180,13 @@ def loop(
         batch = clock.wait(lambda: parallel.shard(next(incoming), on))
         state, metrics = step(state, batch)
         clock.steps += 1
-        if number == stop_at or number % train.log_every == 0:
+        saves = number == stop_at or number % train.save_every == 0
+        if saves or number % train.log_every == 0:  # a state is looked at before it is saved
             metrics = jax.device_get(metrics)
             clock.stop()
             log(number, metrics, clock)
             clock = Clock()
-        if number == stop_at or number % train.save_every == 0:
+        if saves:
             jax.block_until_ready(state)
             clock.stop()
             save(state)
@@ -225,21 +229,30 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def fresh_state(spec: steps.Spec, seed: int, example: Batch) -> TrainState:
-    """A fresh state for batches like `example`."""
-    init = jax.jit(functools.partial(steps.init, spec))
-    return init(jax.random.key(seed), example)
+def fresh_state(spec: steps.Spec, seed: int, example: Batch, pretrained: Mapping[str, Any] = MappingProxyType({})) -> TrainState:
+    """The first state of a run for batches like `example`: the networks in `pretrained` as they are, the others fresh."""
+    params = dict(pretrained)
+    if set(params) != ({"policy"} if spec.networks.clamp is None else {"clamp", "policy"}):
+        init = jax.jit(lambda key: steps.init_params(spec.networks, key, example), compiler_options=QUICK)
+        params = init(jax.random.key(seed)) | params
+    return steps.begin(spec, params)
 
 
-def begin_or_resume(store: checkpoint.Checkpoints, fresh: Callable[[], TrainState], *, statistics: Mapping, on: Mesh) -> TrainState:
-    """The newest state of a run, else a fresh one; on every device of the mesh.
+def state_shapes(spec: steps.Spec, example: Batch) -> TrainState:
+    """Shapes and types of a run's state; raises what is wrong with the batches' sizes before anything is compiled."""
+    return jax.eval_shape(lambda: steps.init(spec, jax.random.key(0), example))
+
+
+def begin_or_resume(
+    store: checkpoint.Checkpoints, fresh: Callable[[], TrainState], shapes: TrainState, *, statistics: Mapping, on: Mesh
+) -> TrainState:
+    """The newest state of a run, else a fresh one; on every device of the mesh. `shapes` are those of the fresh one.
 
     Raises CheckpointError when the run was begun on other data or with another model.
     """
     if store.latest() is None:
         return parallel.replicate(fresh(), on)
-    like = parallel.replicate_shapes(jax.eval_shape(fresh), on)
-    return store.restore(like, statistics=statistics)
+    return store.restore(parallel.replicate_shapes(shapes, on), statistics=statistics)
 
 
 def write_text(path: Path, text: str) -> None:

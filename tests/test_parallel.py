@@ -19,14 +19,19 @@ def case(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(case):
+def runs(case, one_device):
     """(states, metrics) of ten steps of stage (i) on one device and on four."""
-    return {devices: train(case, devices, STEPS) for devices in (1, 4)}
+    return {devices: train(case, devices, STEPS, step=step) for devices, step in ((1, one_device), (4, None))}
 
 
-def train(case, devices, count, mapping="jit"):
+@pytest.fixture(scope="module")
+def one_device(case):
+    return tiny.step_on(1, steps.pretrain_step, case[0])[1]
+
+
+def train(case, devices, count, mapping="jit", step=None):
     spec, batches, state = case
-    _, step = tiny.step_on(devices, steps.pretrain_step, spec, mapping=mapping)
+    step = step or tiny.step_on(devices, steps.pretrain_step, spec, mapping=mapping)[1]
     states, found = [jax.device_get(state)], []
     for number in range(count):
         state, figures = step(state, batches.batch_at(number))
@@ -66,6 +71,15 @@ def test_pmap_gives_the_gradient_of_one_device(case, runs):
     np.testing.assert_allclose(found[0]["top1/image_text"], runs[1][1][0]["top1/image_text"])
     assert tiny.relative(tiny.gradient(runs[1][0][1]), tiny.gradient(states[1])) <= 1e-5
     assert jax.tree.map(np.shape, states[1]) == jax.tree.map(np.shape, states[0])
+
+
+def test_the_encoders_take_no_gradient_from_the_policys_loss(case, one_device, runs):
+    """With another policy behind the stop-gradient the encoders' gradient is the same to the bit."""
+    _, batches, state = case
+    other = state._replace(params=state.params | {"policy": jax.tree.map(lambda x: x * 1.5 + 0.01, state.params["policy"])})
+    after, figures = one_device(other, batches.batch_at(0))
+    assert figures["loss/diffusion"] != runs[1][1][0]["loss/diffusion"]
+    assert tiny.relative(tiny.gradient(runs[1][0][1])["clamp"], tiny.gradient(after)["clamp"]) == 0
 
 
 def test_pair_loss_over_an_axis_is_the_global_one_with_its_gradient():

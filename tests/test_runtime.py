@@ -26,6 +26,15 @@ def test_a_device_chooses_the_platforms():
         runtime.setup("gpu", environ={})
 
 
+def test_a_cpu_is_split_unless_the_user_has_said_how():
+    environ = {}
+    runtime.setup(cpu_devices=3, environ=environ)
+    assert environ["XLA_FLAGS"].split()[-1] == "--xla_force_host_platform_device_count=3"
+    environ = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    runtime.setup(cpu_devices=3, environ=environ)
+    assert "=3" not in environ["XLA_FLAGS"]
+
+
 def test_the_flag_is_added_once_and_only_to_releases_that_know_it():
     assert runtime.xla_flags("", (0, 10)) == runtime.MJX_FLAG
     assert runtime.xla_flags("--a=1", (0, 11)) == f"--a=1 {runtime.MJX_FLAG}"

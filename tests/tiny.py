@@ -53,7 +53,8 @@ def gradient(state) -> dict:
 
 
 def init(of: steps.Spec, batch: Batch, seed: int = 0):
-    return jax.jit(lambda key: steps.init(of, key, batch), compiler_options=FAST)(jax.random.key(seed))
+    """A fresh state; parameters are made by themselves, so that one compilation serves all tests."""
+    return training.fresh_state(of, seed, batch)
 
 
 def make_batches(root: Path, of: steps.Spec, *, batch: int = 16, images: bool = True):

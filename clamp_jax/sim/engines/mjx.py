@@ -17,9 +17,6 @@ from clamp_jax.sim.tasks import Task
 with contextlib.redirect_stdout(io.StringIO()):  # it prints that its optional Warp backend is not installed
     from mujoco import mjx
 
-# XLA's concurrency-optimised scheduler can deadlock MJX on a CPU with few cores.
-_CPU_OPTIONS = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
-
 
 class Engine:
     """Steps a batch of environments with MJX.
@@ -33,8 +30,7 @@ class Engine:
     def __init__(self, scene: Scene, task: Task):
         self.scene, self.task = scene, task
         self._model = mjx.put_model(scene.model, impl="jax")
-        options = _CPU_OPTIONS if jax.default_backend() == "cpu" else None
-        self._step = jax.jit(jax.vmap(self._control_step), compiler_options=options)
+        self._step = jax.jit(jax.vmap(self._control_step))
 
     def start(self, qpos: ArrayLike, variant: ArrayLike) -> Physics:
         """Environments at rest: qpos (b, q), variant (b,) int32. Raises ValueError for a wrong shape."""
@@ -44,7 +40,7 @@ class Engine:
         """Apply actions (b, t, 14; rad, gripper 0..1), one each 0.02 s; the new state and the states after each action."""
         states = []
         for action in np.swapaxes(checked(actions, len(physics.qpos)), 0, 1):
-            physics, state = jax.block_until_ready(self._step(physics, action))
+            physics, state = self._step(physics, action)
             states.append(state)
         return physics, jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *states)
 
@@ -63,5 +59,16 @@ class Engine:
         data = mjx.make_data(self.scene.model, impl="jax")
         data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart, time=state.time, ctrl=ctrl)
         with jax.numpy_rank_promotion("allow"):  # MJX broadcasts by rank, whatever the caller's setting
-            data = mjx.step(self._model, data)
+            data = _step(self._model, data)
         return Physics(data.qpos, data.qvel, data.qacc_warmstart, data.time, state.variant)
+
+
+def _step(model: mjx.Model, data: mjx.Data) -> mjx.Data:
+    """mjx.step for the implicitfast integrator, with its two matrix factorisations one after the other.
+
+    Ours: jax's batched Cholesky on a CPU waits inside XLA's thread pool for work that it has put into the same pool. The
+    integrator's factorisation does not depend on the constraint solver's, so XLA runs both at once, and on two cores both
+    wait forever. Nothing times the acceleration is a dependence that XLA has to respect.
+    """
+    data = mjx.forward(model, data)
+    return mjx.implicit(model.replace(dof_damping=model.dof_damping + 0.0 * data.qacc), data)
