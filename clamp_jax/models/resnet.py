@@ -77,7 +77,8 @@ def norm(config: ResNetConfig, channels: int, name: str, zero: bool = False) -> 
     if channels % config.groups:
         raise ValueError(f"{channels} channels do not divide into {config.groups} groups; set groups of the ResNet to a divisor")
     init = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
-    return nn.GroupNorm(config.groups, epsilon=1e-5, dtype=config.dtype, scale_init=init, name=name)
+    # E[x^2] - E[x]^2, the fast form, cancels on flat patches of an image and spoils the stem's gradient
+    return nn.GroupNorm(config.groups, epsilon=1e-5, dtype=config.dtype, use_fast_variance=False, scale_init=init, name=name)
 
 
 class ResidualBlock(nn.Module):

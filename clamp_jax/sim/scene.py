@@ -69,7 +69,7 @@ def set_physics(spec: mujoco.MjSpec) -> None:
     option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     option.solver, option.cone = mujoco.mjtSolver.mjSOL_NEWTON, mujoco.mjtCone.mjCONE_PYRAMIDAL
     # with a line search shorter than 10, dry friction (the caddy) buzzes at 9 mm/s for ever
-    option.iterations, option.ls_iterations, option.impratio = 4, 12, 5.0
+    option.iterations, option.ls_iterations, option.tolerance, option.impratio = 10, 12, 1e-6, 5.0
     spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.35, 0.35, 0.35), (0.6, 0.6, 0.6)
     spec.visual.headlight.specular = (0.0, 0.0, 0.0)
     spec.visual.map.znear, spec.visual.map.zfar = 0.005, 20.0

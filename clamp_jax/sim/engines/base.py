@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from clamp_jax.sim.scene import ROBOT_QPOS, SUBSTEPS, TIMESTEP_S, Scene
 from clamp_jax.structs import ACTION_DIM
@@ -29,7 +30,7 @@ class Trace(NamedTuple):
     success: jax.Array  # (b, t) bool
 
 
-def initial(scene: Scene, qpos: np.ndarray, variant: np.ndarray) -> Physics:
+def initial(scene: Scene, qpos: ArrayLike, variant: ArrayLike) -> Physics:
     """Environments at rest in the given states, numpy; ValueError for a wrong shape or a number that is not finite."""
     qpos, variant = np.asarray(qpos, np.float32), np.asarray(variant, np.int32)
     if qpos.ndim != 2 or qpos.shape[1] != scene.model.nq:
@@ -42,7 +43,7 @@ def initial(scene: Scene, qpos: np.ndarray, variant: np.ndarray) -> Physics:
     return Physics(qpos, rest, rest, np.zeros(len(qpos), np.float32), variant)
 
 
-def checked(actions: np.ndarray, environments: int) -> np.ndarray:
+def checked(actions: ArrayLike, environments: int) -> np.ndarray:
     """Actions (b, t, 14) as float32; ValueError for a wrong shape or a number that is not finite."""
     actions = np.asarray(actions, np.float32)
     if actions.ndim != 3 or actions.shape[0] != environments or actions.shape[2] != ACTION_DIM:
