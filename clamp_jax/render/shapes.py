@@ -35,6 +35,9 @@ class Shape(Protocol):
     def surface(self, point: Vector, size: Vector) -> tuple[Array, Vector]:
         """Height over the surface, m, and unit normal there, of points close to it."""
 
+    def extent(self, along: Vector, size: Vector) -> Array:
+        """How far the shape reaches from its middle along a vector whose components along the geom's axes are `along`."""
+
 
 def _away_from_zero(x: Array) -> Array:
     return jnp.where(jnp.abs(x) < _TINY, _TINY, x)
@@ -56,6 +59,10 @@ def _scaled(vector: Vector, factor: Array) -> Vector:
     return tuple(component * factor for component in vector)
 
 
+def _length(vector: tuple[Array, ...]) -> Array:
+    return jnp.sqrt(sum(component * component for component in vector))
+
+
 def _round(offset: Vector, radius: Array) -> tuple[Array, Vector]:
     """Height over, and normal of, a sphere about the origin (or a cylinder where the offset has no z)."""
     length = jnp.sqrt(jnp.maximum(sum(component * component for component in offset), _TINY))
@@ -73,6 +80,10 @@ class Plane:
         zero = jnp.zeros_like(point[2])
         return point[2], (zero, zero, jnp.ones_like(zero))
 
+    def extent(self, along, size):
+        endless = (size[0] <= 0) | (size[1] <= 0)
+        return jnp.where(endless, jnp.inf, size[0] * jnp.abs(along[0]) + size[1] * jnp.abs(along[1]))
+
 
 class Sphere:
     def meet(self, ray, size):
@@ -81,6 +92,9 @@ class Sphere:
 
     def surface(self, point, size):
         return _round(point, size[0])
+
+    def extent(self, along, size):
+        return size[0] * _length(along)
 
 
 class Capsule:
@@ -97,6 +111,9 @@ class Capsule:
     def surface(self, point, size):
         x, y, z = point
         return _round((x, y, z - jnp.clip(z, -size[1], size[1])), size[0])
+
+    def extent(self, along, size):
+        return size[0] * _length(along) + size[1] * jnp.abs(along[2])
 
 
 class Cylinder:
@@ -116,6 +133,9 @@ class Cylinder:
         normal = jnp.where(end, 0, nx), jnp.where(end, 0, ny), jnp.where(end, jnp.sign(z), 0)
         return jnp.where(end, over, side), normal
 
+    def extent(self, along, size):
+        return size[0] * _length(along[:2]) + size[1] * jnp.abs(along[2])
+
 
 class Box:
     def meet(self, ray, size):
@@ -130,6 +150,9 @@ class Box:
         over = [jnp.abs(p) - s for p, s in zip(point, size, strict=True)]
         most = jnp.maximum(jnp.maximum(over[0], over[1]), over[2])
         return most, tuple(jnp.where(o >= most, jnp.sign(p), 0) for o, p in zip(over, point, strict=True))
+
+    def extent(self, along, size):
+        return sum(half * jnp.abs(component) for half, component in zip(size, along, strict=True))
 
 
 SHAPES: tuple[Shape, ...] = (Plane(), Sphere(), Capsule(), Cylinder(), Box())  # in the order of Capacity
