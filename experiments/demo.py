@@ -43,6 +43,7 @@ from experiments.training import Progress
 
 ROOT = Path(__file__).parents[1]
 OTHER_STAGES = 10  # settings, four data sets, pictures, retrieval, evaluation, export, robot
+MOST_DEVICES = 8  # a batch of 32 gains little from more
 HELD_OUT_SEED = 1_000_000  # demonstrations for retrieval alone begin at this seed, training's at 0
 
 
@@ -167,6 +168,11 @@ def fitting_capacity(names: Sequence[str]) -> dict[str, int]:
     return {kind: max(1, *(count[kind] for count in counts)) for kind in counts[0]}
 
 
+def fitting_devices(cores: int, *batches: int) -> int:
+    """Parts that a CPU is split into, so that a step's loops over examples run side by side: one a core, if batches divide so."""
+    return max(count for count in range(1, min(cores, MOST_DEVICES) + 1) if not any(batch % count for batch in batches))
+
+
 def training(module: Any, config: Any, data: Sequence[Path]) -> Any:
     """The config of a stage of training at the demo's scale, with its data."""
     settings = module.get_config(config.preset)
@@ -180,13 +186,16 @@ def training(module: Any, config: Any, data: Sequence[Path]) -> Any:
 
 def evaluate(demo: Demo) -> Result:
     """Run experiments.evaluate; if MJX fails or takes too long, again with native MuJoCo, and say so."""
+    backend = demo.config.backend
+    if backend == "auto":
+        backend = "native" if jax.default_backend() == "cpu" else "mjx"
     try:
-        return evaluate_with(demo, demo.config.backend)
+        return evaluate_with(demo, backend)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        if demo.config.backend == "native":
+        if backend == "native":
             raise
         reason = "took too long" if isinstance(error, subprocess.TimeoutExpired) else f"failed (code {error.returncode})"
-        note = f"The evaluation with {demo.config.backend} {reason}; these successes were counted with native MuJoCo."
+        note = f"The evaluation with {backend} {reason}; these successes were counted with native MuJoCo."
         demo.console.print(f"[yellow]{note}[/]")
         return evaluate_with(demo, "native") | {"fallback": note}
 
@@ -253,8 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     if args.fresh and args.out.exists():
         shutil.rmtree(args.out)
+    config = demo_config.get_config(args.size)
+    runtime.setup(cpu_devices=fitting_devices(os.cpu_count() or 1, config.pretrain_batch, config.finetune_batch))
     try:
-        found = run(demo_config.get_config(args.size), args.out, console)
+        found = run(config, args.out, console)
     except StageError as error:
         console.print(f"[red]{error}[/]", soft_wrap=True)
         return 1

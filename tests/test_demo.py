@@ -117,9 +117,21 @@ def test_an_evaluation_that_hangs_is_repeated_with_native_mujoco(tmp_path, monke
         return {"backend": backend}
 
     monkeypatch.setattr(demo, "evaluate_with", evaluate_with)
-    found = demo.evaluate(demo.Demo(demo_config.get_config("small"), tmp_path, Console(quiet=True)))
+    config = demo_config.get_config("small").unlock()
+    config.backend = "mjx"
+    found = demo.evaluate(demo.Demo(config, tmp_path, Console(quiet=True)))
     assert tried == ["mjx", "native"]
     assert found["backend"] == "native" and "took too long" in found["fallback"]
+
+
+def test_on_a_cpu_the_demo_is_evaluated_in_native_mujoco(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "evaluate_with", lambda run, backend: {"backend": backend})
+    assert demo.evaluate(demo.Demo(demo_config.get_config("large"), tmp_path, Console(quiet=True))) == {"backend": "native"}
+
+
+@pytest.mark.parametrize(("cores", "batches", "parts"), [(1, (32,), 1), (2, (32, 32), 2), (4, (4, 6), 2), (6, (32,), 4), (64, (32, 32), 8)])
+def test_a_cpu_is_split_into_parts_that_batches_divide_by(cores, batches, parts):
+    assert demo.fitting_devices(cores, *batches) == parts
 
 
 def test_every_size_of_the_demo_can_be_trained_and_measured():
