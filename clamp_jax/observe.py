@@ -132,6 +132,8 @@ def cloud(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> tu
     depth_m = jnp.asarray(observation.depth_m)
     points, valid = pointcloud.merge(jax.vmap(unproject)(cameras, depth_m), measured(depth_m))
     valid = pointcloud.crop(points, valid, np.float32(config.low), np.float32(config.high))
+    if config.voxel_m:
+        valid = pointcloud.thin(points, valid, config.voxel_m, config.low, config.high, jax.random.fold_in(key, 1))
     if config.points:
         points, valid = pointcloud.subsample(points, valid, config.points, key)
     return points, valid
@@ -140,14 +142,15 @@ def cloud(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> tu
 def render_views(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> Float[Array, "v h w 4"]:
     """The virtual views (depth, x, y, z; m; empty pixels 0) of an observation's point cloud.
 
-    `key` draws the subsample alone and is not used with config.points = 0. The views are splatted one by one: CPUs run
-    independent scatters at once, a vmapped one not.
+    `key` draws the subsample alone, and is not used where the config asks for none. The views are splatted one by one: CPUs
+    run independent scatters at once, a vmapped one not.
     """
     points, valid = cloud(observation, config, key)
     grippers = kinematics.gripper_poses(observation.joints, observation.calibration.world_from_base)
     cameras = view_cameras(config, grippers)
     each = [jax.tree.map(lambda leaf, i=i: leaf[i], cameras) for i in range(len(config.names))]
-    static = {"height": config.height, "width": config.width, "near": config.near_m, "radius_px": config.radius_px}
+    static = {"height": config.height, "width": config.width, "near": config.near_m}
+    static |= {"radius_px": config.radius_px, "radius_m": config.radius_m}
     return jnp.stack([splat(points, valid, camera, **static) for camera in each])
 
 

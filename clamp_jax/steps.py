@@ -96,8 +96,8 @@ def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: s
     """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
 
     model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or
-    "orthographic"), points, radius_px. sensor: the fields of SensorConfig but its size, which is the preset's, and capacity,
-    the slots of a simulated scene's geoms.
+    "orthographic"), points, voxel_m, radius_px, radius_m. sensor: the fields of SensorConfig but its size, which is the
+    preset's, and capacity, the slots of a simulated scene's geoms.
     Raises ValueError for a name that does not exist.
     """
     if variant not in VARIANTS:
@@ -119,12 +119,12 @@ def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: s
     )
 
 
-def make_views(size: int, *, projection: str, points: int, radius_px: int) -> ViewConfig:
+def make_views(size: int, *, projection: str, points: int, voxel_m: float, radius_px: int, radius_m: float) -> ViewConfig:
     """The virtual cameras of a config's section; ValueError for an unknown projection."""
     kinds = {"perspective": default_views, "orthographic": orthographic_views}
     if projection not in kinds:
         raise ValueError(f"projection of the views is {projection!r}; expected one of {', '.join(kinds)}")
-    return kinds[projection](size)._replace(points=points, radius_px=radius_px)
+    return kinds[projection](size)._replace(points=points, voxel_m=voxel_m, radius_px=radius_px, radius_m=radius_m)
 
 
 def make_optimiser(

@@ -34,6 +34,7 @@ class Camera(NamedTuple):
     intrinsics: jax.Array  # (4,) fx, fy, cx, cy; in pixels (pinhole), fx and fy in pixels per metre (orthographic)
     world_from_camera: jax.Array  # (4, 4) rigid, OpenCV axes, metres
     orthographic: jax.Array  # () bool
+    distortion: jax.Array | None = None  # (5,) k1, k2, p1, p2, k3 of Brown and Conrady, as OpenCV orders them; None for none
 
 
 class Calibration(NamedTuple):

@@ -77,7 +77,7 @@ def draw_cloud(observation: Observation, config: ViewConfig, size: tuple[int, in
 
     @jax.jit
     def shown(observation: Observation) -> jax.Array:
-        points, valid = cloud(observation, config._replace(points=0), jax.random.key(0))
+        points, valid = cloud(observation, config._replace(points=0, voxel_m=0.0), jax.random.key(0))
         return visible(points, valid, bystander(*size), height=size[0], width=size[1])
 
     index = np.asarray(shown(observation))

@@ -245,7 +245,10 @@ def summary(found: dict[str, Any]) -> Table:
         note = f"chance {entry['chance']:.1%}; positions permuted {entry['top1_permuted']:.1%}"
         table.add_row(f"retrieval, {report.PAIRS.get(pair, pair)}", f"{entry['top1']:.1%}", note)
     latency, episode = found["latency_ms"], found["robot_episode"]
-    table.add_row("policy call", f"{latency['p50']:.0f} ms", f"p99 {latency['p99']:.0f} ms, through the server")
+    if latency:
+        table.add_row("policy call", f"{latency['p50']:.0f} ms", f"p99 {latency['p99']:.0f} ms, through the server")
+    else:
+        table.add_row("policy call", "no reply", "look at logs/robot.log")
     done = "completed" if episode["completed"] else "not completed"
     table.add_row("robot's episode", done, f"{episode['missed_deadlines']} missed deadlines")
     table.add_row("all stages", f"{sum(found['stages'].values()) / 60:.1f} min", f"{len(found['stages'])} stages")

@@ -30,7 +30,7 @@ def draw(data: Path, folder: Path, networks: Networks, *, episode: int = 0, prog
     state, joints, capacity = frame_state(data, episode, progress)
     sharp = observe.clean()._replace(height=CAMERA_SIZE[0], width=CAMERA_SIZE[1], capacity=capacity)
     observation, config, key = sense(state, joints, sharp), networks.views, jax.random.key(0)
-    _, valid = jax.jit(functools.partial(observe.cloud, config=config._replace(points=0)))(observation, key=key)
+    _, valid = jax.jit(functools.partial(observe.cloud, config=config._replace(points=0, voxel_m=0.0)))(observation, key=key)
     pictures.write_png(folder / "cameras.png", camera_picture(observation))
     pictures.write_png(folder / "cloud.png", cloud_picture(observation, np.asarray(valid)))
     seen = sense(state, joints, networks.sensor._replace(capacity=capacity))

@@ -1,26 +1,86 @@
-"""Benchmarks: the figures of a repeat, and a made-up batch that is one of training's."""
+"""Benchmarks: the figures of a repeat, a made-up batch that is one of training's, and peers that must show what we show."""
 
+import jax
 import numpy as np
 import pytest
 
 from clamp_jax.data.transforms import SIZES
 from clamp_jax.structs import CHUNK, HISTORY
-from experiments import benchmark
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import render, scene, splat_jax, splat_numpy, step, timing, work
 
 
 def test_the_first_call_is_told_apart(monkeypatch):
     times = iter([900.0, 3.0, 1.0, 8.0, 2.0, 5.0])
-    monkeypatch.setattr(benchmark, "_timed", lambda work: next(times))
-    assert benchmark.repeat(None, 5) == {"first_ms": 900.0, "min_ms": 1.0, "median_ms": 3.0, "max_ms": 8.0, "repeats": 5}
+    monkeypatch.setattr(timing, "_timed", lambda work: next(times))
+    assert timing.repeat(None, 5) == {"first_ms": 900.0, "min_ms": 1.0, "median_ms": 3.0, "max_ms": 8.0, "repeats": 5}
     with pytest.raises(ValueError, match="repeats is 0"):
-        benchmark.repeat(None, 0)
+        timing.repeat(None, 0)
 
 
 def test_the_batch_is_of_different_scenes_of_one_task():
-    batch = benchmark.make_batch("drawer_close", 3, 12, (8, 8))
+    batch = step.make_batch("drawer_close", 3, 12, (8, 8))
     states = batch.states
     assert states.scene.qpos.shape == (3, SIZES.qpos) and states.scene.geoms.size.shape == (3, SIZES.geoms.total, 3)
     assert states.past_actions.shape == (3, HISTORY, 14) and states.target.actions.shape == (3, CHUNK, 14)
     assert len(np.unique(states.scene.qpos, axis=0)) == 3
     np.testing.assert_array_equal(states.scene.qpos[0, :16], states.scene.qpos[1, :16])
-    assert states.past_mask.all() and len({tuple(k) for k in np.asarray(benchmark.jax.random.key_data(batch.keys))}) == 3
+    assert states.past_mask.all() and len({tuple(k) for k in np.asarray(jax.random.key_data(batch.keys))}) == 3
+
+
+@pytest.fixture(scope="module")
+def made() -> work.Work:
+    return scene.make(3000, 2, 0)
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_numpy_and_every_form_show_the_same_points(made, radius, tmp_path):
+    made = made._replace(radius_px=radius)
+    assert made.points.shape == (2, 4 * 27**2, 3) and made.world_from_camera.shape == (5, 4, 4)
+    expected = splat_numpy.make(made, "minimum.at")()
+    assert (expected[..., 0] > 0).mean() > 0.01
+    np.save(tmp_path / "numpy.npy", expected)
+    for form in splat_jax.FORMS:
+        image = splat_jax.image(splat_jax.make(made, form)())
+        assert image.shape == expected.shape
+        np.save(tmp_path / "ours.npy", image)
+        assert render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", form) <= 5
+    np.save(tmp_path / "numpy.npy", np.roll(expected, 3, axis=2))
+    with pytest.raises(render.BenchmarkError, match="packed shows other points than ours in .* pixels"):
+        render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", "packed")
+
+
+def test_torch_shows_the_same_points(made, tmp_path):
+    pytest.importorskip("torch", reason="needs the [bench] extra")
+    from experiments.benchmark import splat_torch
+
+    for radius in (0, 1):
+        made = made._replace(radius_px=radius)
+        np.save(tmp_path / "ours.npy", splat_jax.image(splat_jax.make(made, "packed")()))
+        for form in splat_torch.FORMS:
+            if not form.startswith("compile"):
+                np.save(tmp_path / "torch.npy", splat_torch.image(splat_torch.make(made, form)()))
+                assert render.compare(tmp_path / "ours.npy", tmp_path / "torch.npy", form) <= 5
+
+
+def test_peers_take_turns_in_processes_of_their_own(tmp_path, capsys):
+    arguments = ["render", "--points", "400", "--batch", "2", "--radius", "1", "--repeats", "2", "--peers", "numpy", "--skip-raycast"]
+    assert command.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    (cell,) = command.json.loads((tmp_path / "out.json").read_text())["splat"]
+    assert cell["points"] == 400 and cell["batch"] == 2 and cell["radius_px"] == 1
+    assert set(cell["forms"]) == {"jax packed", "jax two_pass", "numpy minimum.at"}
+    for entry in cell["forms"].values():
+        assert 0 < entry["min_ms"] <= entry["median_ms"] <= entry["max_ms"] and entry["different_pixels"] <= 25
+    assert cell["forms"]["jax packed"]["first_ms"] > cell["forms"]["jax packed"]["median_ms"]
+    ratio = cell["numpy_eager_over_ours"]
+    assert ratio["form"] == "minimum.at" and 0 < ratio["min_ratio"] <= ratio["median_ratio"] <= ratio["max_ratio"]
+    assert cell["floor_ms"] > 0
+
+
+def test_what_is_missing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(render.importlib.util, "find_spec", lambda name: None)
+    assert command.main(["render", "--peers", "torch", "--skip-raycast"]) == 1
+    assert "torch is not installed; pip install '.[bench]'" in capsys.readouterr().err
+    assert command.main(["render", "--repeats", "0", "--skip-raycast"]) == 1
+    assert command.main(["render", "--device", "gpu", "--points", "400"]) == 1
+    assert "found no accelerator" in capsys.readouterr().err

@@ -32,7 +32,12 @@ def test_project_equals_the_formula_in_float64(make):
         np.testing.assert_allclose([*found, depth], [fx * x / divisor + cx, fy * y / divisor + cy, z], atol=2e-4)
 
 
-@pytest.mark.parametrize("make", [cam.pinhole, cam.orthographic])
+def lens(intrinsics, world_from_camera) -> cam.Camera:
+    """A pinhole with the distortion of a wide lens: its corners move by some ten pixels of 80."""
+    return cam.pinhole(intrinsics, world_from_camera, np.float32([-0.25, 0.09, 0.002, -0.003, -0.01]))
+
+
+@pytest.mark.parametrize("make", [cam.pinhole, cam.orthographic, lens])
 def test_unproject_then_project_hits_pixel_centres(make):
     camera, depth = some_camera(make), RNG.uniform(0.3, 2.0, SIZE).astype(np.float32)
     uv, depth_m = project(camera, unproject(camera, depth).reshape(-1, 3))
@@ -166,3 +171,16 @@ def test_world_from_camera_is_the_recorded_one():
     cameras = jax.jit(camera_poses)(aloha_calibration(*SIZE), joints_from_qpos(recorded.qpos))
     np.testing.assert_allclose(cameras.world_from_camera, recorded.frames.cameras.world_from_camera, atol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.vmap(invert))(cameras.world_from_camera)[:, 3], [[0, 0, 0, 1]] * 4)
+
+
+def test_distortion_is_brown_and_conradys_and_undistort_its_inverse():
+    k1, k2, p1, p2, k3 = coefficients = [-0.25, 0.09, 0.002, -0.003, -0.01]
+    x, y = RNG.uniform(-0.6, 0.6, (2, 500))
+    r2 = x**2 + y**2
+    radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
+    bent = jax.jit(cam.distort)(np.float32(x), np.float32(y), np.float32(coefficients))
+    np.testing.assert_allclose(bent[0], x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x**2), atol=1e-6)
+    np.testing.assert_allclose(bent[1], y * radial + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y, atol=1e-6)
+    assert np.abs(np.stack(bent) - [x, y]).max() > 0.05
+    straight = jax.jit(cam.undistort)(*bent, np.float32(coefficients))
+    np.testing.assert_allclose(np.stack(straight), [x, y], atol=3e-6)

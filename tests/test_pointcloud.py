@@ -47,3 +47,34 @@ def test_every_valid_point_has_the_same_chance():
     assert counts[::4].sum() == 0
     share = counts[valid] / 3000  # 7 of 30; 5 standard deviations of a binomial
     assert np.abs(share - 7 / 30).max() < 5 * np.sqrt(7 / 30 * 23 / 30 / 3000)
+
+
+LOW, HIGH, SIZE_M = (-0.5, -0.4, 0.0), (0.5, 0.35, 0.6), 0.1
+thin = jax.jit(lambda points, valid, key, form: pointcloud.thin(points, valid, SIZE_M, LOW, HIGH, key, form=form), static_argnums=3)
+
+
+def test_thinning_keeps_one_point_of_every_cube():
+    points, valid = RNG.uniform(-0.7, 0.7, (3000, 3)).astype(np.float32), RNG.random(3000) < 0.8
+    points[::71, 2] = np.nan
+    kept = np.asarray(thin(points, valid, jax.random.key(0), None))
+    with np.errstate(invalid="ignore"):
+        cubes = np.floor((np.float32(points) - np.float32(LOW)) / np.float32(SIZE_M))
+        inside = valid & np.all((cubes >= 0) & (cubes < [10, 8, 6]), axis=1)
+    assert not kept[~inside].any()
+    assert {tuple(cube) for cube in cubes[kept]} == {tuple(cube) for cube in cubes[inside]} and len(cubes[kept]) > 200
+    assert len({tuple(cube) for cube in cubes[kept]}) == kept.sum()
+    np.testing.assert_array_equal(kept, thin(points, valid, jax.random.key(0), "two_pass"))
+
+
+def test_thinning_draws_every_point_of_a_cube_alike():
+    points, valid = np.tile(np.float32([[0.01, 0.01, 0.01]]), (5, 1)), np.array([True, True, False, True, True])
+    drawn = jax.jit(jax.vmap(lambda key: pointcloud.thin(points, valid, SIZE_M, LOW, HIGH, key)))(jax.random.split(jax.random.key(1), 2000))
+    counts = np.asarray(drawn).sum(axis=0)
+    assert counts[2] == 0 and counts.sum() == 2000
+    np.testing.assert_allclose(counts[valid], 500, atol=100)  # five standard deviations
+
+
+@pytest.mark.parametrize(("size_m", "message"), [(0.0, "expected a size over 0"), (0.0005, "make a grid of"), (np.nan, "size over 0")])
+def test_thinning_refuses_a_grid_that_makes_no_sense(size_m, message):
+    with pytest.raises(ValueError, match=message):
+        pointcloud.thin(np.zeros((1, 3), np.float32), np.ones(1, bool), size_m, LOW, HIGH, jax.random.key(0))

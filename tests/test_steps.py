@@ -124,7 +124,7 @@ def test_bad_names_and_sizes_are_refused(root):
     with pytest.raises(ValueError, match="variant is 'deaf'; expected one of clamp"):
         steps.make_networks(model={}, views={}, sensor={}, variant="deaf")
     with pytest.raises(ValueError, match="projection of the views is 'fisheye'"):
-        steps.make_views(8, projection="fisheye", points=0, radius_px=0)
+        steps.make_views(8, projection="fisheye", points=0, voxel_m=0.0, radius_px=0, radius_m=0.0)
     larger = networks._replace(sensor=networks.sensor._replace(height=16))
     batch = tiny.make_batches(root, tiny.spec()).batch_at(0)
     with pytest.raises(ValueError, match=r"simulated images are \(4, 16, 8, 3\), recorded ones \(4, 8, 8, 3\)"):

@@ -2,7 +2,8 @@
 
 Camera axes are OpenCV's (x right, y down, z forward), extrinsics are world_from_camera, depth is metres along z, the
 centre of pixel (row i, column j) is (u, v) = (j + 0.5, i + 0.5) and a point lies in pixel floor(u), floor(v).
-One formula serves both kinds: u = fx x / s + cx, v = fy y / s + cy with s = z (pinhole) or 1 (orthographic).
+One formula serves both kinds: u = fx x / s + cx, v = fy y / s + cy with s = z (pinhole) or 1 (orthographic). A pinhole with
+distortion bends (x / s, y / s) before the intrinsics, by Brown and Conrady's model with OpenCV's coefficients.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,18 @@ from jaxtyping import ArrayLike, Bool, Float, UInt16
 from clamp_jax.geometry.transforms import invert, transform
 from clamp_jax.structs import Camera
 
-_CV_FROM_GL = np.diag([1.0, -1.0, -1.0, 1.0]).astype(np.float32)
+_UNDISTORT_STEPS = 8  # of Newton's method; five are enough for a lens whose edges move by a tenth of the image
 
 
-def pinhole(intrinsics: Float[ArrayLike, "*k 4"], world_from_camera: Float[ArrayLike, "*k 4 4"]) -> Camera:
-    """Perspective cameras, one or a stack of them."""
+def pinhole(
+    intrinsics: Float[ArrayLike, "*k 4"],
+    world_from_camera: Float[ArrayLike, "*k 4 4"],
+    distortion: Float[ArrayLike, "*k 5"] | None = None,
+) -> Camera:
+    """Perspective cameras, one or a stack of them; distortion k1, k2, p1, p2, k3 (OpenCV's order)."""
     intrinsics = jnp.asarray(intrinsics, jnp.float32)
-    return Camera(intrinsics, jnp.asarray(world_from_camera, jnp.float32), jnp.zeros(intrinsics.shape[:-1], bool))
+    lens = None if distortion is None else jnp.asarray(distortion, jnp.float32)
+    return Camera(intrinsics, jnp.asarray(world_from_camera, jnp.float32), jnp.zeros(intrinsics.shape[:-1], bool), lens)
 
 
 def orthographic(intrinsics: Float[ArrayLike, "*k 4"], world_from_camera: Float[ArrayLike, "*k 4 4"]) -> Camera:
@@ -44,7 +50,39 @@ def project(camera: Camera, points_world: Float[ArrayLike, "n 3"]) -> tuple[Floa
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
     divisor = jnp.where(camera.orthographic, 1.0, z)
     fx, fy, cx, cy = (jnp.asarray(camera.intrinsics)[i] for i in range(4))
-    return jnp.stack([fx * x / divisor + cx, fy * y / divisor + cy], axis=-1), z
+    if camera.distortion is None:
+        return jnp.stack([fx * x / divisor + cx, fy * y / divisor + cy], axis=-1), z
+    x, y = distort(x / divisor, y / divisor, camera.distortion)
+    return jnp.stack([fx * x + cx, fy * y + cy], axis=-1), z
+
+
+def distort(x: Float[Array, "*n"], y: Float[Array, "*n"], coefficients: Float[ArrayLike, "5"]) -> tuple[Array, Array]:
+    """Where a lens shows the direction (x, y, 1): k1, k2, p1, p2, k3 of Brown and Conrady, in OpenCV's order and formula."""
+    k1, k2, p1, p2, k3 = (jnp.asarray(coefficients)[i] for i in range(5))
+    square = x * x + y * y
+    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    across = x * radial + 2 * p1 * x * y + p2 * (square + 2 * x * x)
+    return across, y * radial + p1 * (square + 2 * y * y) + 2 * p2 * x * y
+
+
+def undistort(x: Float[Array, "*n"], y: Float[Array, "*n"], coefficients: Float[ArrayLike, "5"]) -> tuple[Array, Array]:
+    """The direction (x, y, 1) that a lens shows at (x, y): the inverse of `distort`, by Newton's method from (x, y) on.
+
+    Within the part of the image where the lens is one to one, which is all of it for an RGB-D camera's.
+    """
+    target = jnp.stack([x, y])
+    lens = lambda at: jnp.stack(distort(at[0], at[1], coefficients))  # noqa: E731
+    one, zero = jnp.ones_like(x), jnp.zeros_like(x)
+
+    def step(_: Array, at: Array) -> Array:
+        value, (a, c) = jax.jvp(lens, (at,), (jnp.stack([one, zero]),))
+        _, (b, d) = jax.jvp(lens, (at,), (jnp.stack([zero, one]),))
+        left = value - target
+        determinant = a * d - b * c
+        return at - jnp.stack([(d * left[0] - b * left[1]) / determinant, (a * left[1] - c * left[0]) / determinant])
+
+    found = jax.lax.fori_loop(0, _UNDISTORT_STEPS, step, target)
+    return found[0], found[1]
 
 
 def pixel_rays(camera: Camera, height: int, width: int) -> tuple[Float[Array, "h w 3"], Float[Array, "h w 3"]]:
@@ -52,6 +90,8 @@ def pixel_rays(camera: Camera, height: int, width: int) -> tuple[Float[Array, "h
     fx, fy, cx, cy = (jnp.asarray(camera.intrinsics)[i] for i in range(4))
     u, v = jnp.arange(width, dtype=jnp.float32) + 0.5, jnp.arange(height, dtype=jnp.float32) + 0.5
     x, y = jnp.broadcast_arrays(((u - cx) / fx)[None, :], ((v - cy) / fy)[:, None])
+    if camera.distortion is not None:
+        x, y = undistort(x, y, camera.distortion)
     zero, one = jnp.zeros_like(x), jnp.ones_like(x)
     flat = camera.orthographic
     origin = jnp.stack([jnp.where(flat, x, zero), jnp.where(flat, y, zero), zero], axis=-1)

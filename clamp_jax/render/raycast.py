@@ -67,6 +67,8 @@ def raycast(
     rows = np.shape(geoms.body)[0]
     if rows != capacity.total:
         raise ValueError(f"geom table has {rows} rows, expected {capacity.total} of {capacity}; pad the table to that capacity")
+    if cameras.distortion is not None:
+        raise ValueError("the ray caster's cameras have no lens; render with distortion None")
     world_from_geom, light = jnp.asarray(world_from_geom), jnp.asarray(light, jnp.float32)
     table, cameras = jax.tree.map(jnp.asarray, (geoms, cameras))
     frame, k = _Frame(height, width, capacity, far), len(cameras.intrinsics)

@@ -1,14 +1,18 @@
-"""Points into a z-buffered image, by one scatter-min of a packed key. Exact, and the same whatever the order of the points."""
+"""Points into a z-buffered image. Exact, and the same whatever the order of the points and whatever the device."""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int
 
+from clamp_jax.geometry import bins
 from clamp_jax.geometry.camera import project
 from clamp_jax.structs import Camera
 
-_EMPTY = (1 << 64) - 1
+LIMIT_PX = 8  # default of the most that a radius in metres can reach in the image
 
 
 def splat(
@@ -20,19 +24,28 @@ def splat(
     width: int,
     near: float = 0.01,
     radius_px: int = 0,
-) -> Float[Array, "h w 4"]:
-    """An image of depth, x, y, z (m) in which each pixel holds its nearest point; an empty pixel is all 0.
+    radius_m: float = 0.0,
+    limit_px: int = LIMIT_PX,
+    colours: Float[ArrayLike, "n c"] | None = None,
+    form: str | None = None,
+) -> Float[Array, "h w d"]:
+    """An image of depth, x, y, z (m) and the colours' channels in which each pixel holds its nearest point; empty pixels are all 0.
 
     Points that are invalid, not finite, at depth <= near (m) or out of the image are dropped. Of two points at one depth
-    the lower index wins. radius_px r lets a point cover a square of 2 r + 1 pixels. Gradients flow to the winners'
-    coordinates, not through the choice. Source: the 64-bit atomic minimum of RVT-2 (arXiv 2406.08545).
+    the lower index wins. A point covers the square of 2 r + 1 pixels round its own: r is radius_px, or what radius_m (m)
+    measures at the point's depth, rounded to whole pixels for each axis, at most limit_px. `form` forces one of
+    bins.FORMS. Gradients flow to the winners' coordinates and colours, not through the choice.
     """
     points = jnp.asarray(points_world)
-    index = visible(points, valid, camera, height=height, width=width, near=near, radius_px=radius_px).reshape(-1)
-    xyz = points.at[jnp.maximum(index, 0)].get(mode="promise_in_bounds")
-    _, depth_m = project(camera, xyz)
-    image = jnp.concatenate([depth_m[:, None], xyz], axis=1)
-    return jnp.where((index >= 0)[:, None], image, 0.0).reshape(height, width, 4)
+    options = {"radius_px": radius_px, "radius_m": radius_m, "limit_px": limit_px, "form": form}
+    index = visible(points, valid, camera, height=height, width=width, near=near, **options).reshape(-1)
+    taken = jnp.maximum(index, 0)
+    xyz = points.at[taken].get(mode="promise_in_bounds")
+    channels = [project(camera, xyz)[1][:, None], xyz]
+    if colours is not None:
+        channels.append(jnp.asarray(colours).at[taken].get(mode="promise_in_bounds"))
+    image = jnp.concatenate(channels, axis=1)
+    return jnp.where((index >= 0)[:, None], image, 0.0).reshape(height, width, -1)
 
 
 def visible(
@@ -44,11 +57,33 @@ def visible(
     width: int,
     near: float = 0.01,
     radius_px: int = 0,
+    radius_m: float = 0.0,
+    limit_px: int = LIMIT_PX,
+    form: str | None = None,
 ) -> Int[Array, "h w"]:
-    """Index of the point that each pixel of `splat` shows, -1 where it shows none."""
+    """Index of the point that each pixel of `splat` shows, -1 where it shows none.
+
+    Raises ValueError for a negative radius, for one in pixels and one in metres at once, and for an unknown form.
+    """
+    _check_radius(radius_px, radius_m, limit_px)
     points = jax.lax.stop_gradient(jnp.asarray(points_world))
+    if not len(points):
+        return jnp.full((height, width), -1, jnp.int32)
     pixel, z = _pixels(points, jnp.asarray(valid), camera, (height, width, near))
-    return _nearest(pixel, z, (height, width), radius_px).reshape(height, width)
+    rank = jax.lax.bitcast_convert_type(z, jnp.uint32)  # positive floats order as their bits do
+    image = tuple(each.reshape(height, width) for each in bins.least(pixel, rank, height * width, form))
+    if radius_px:
+        image = _spread(image, radius_px, None)
+    if radius_m:
+        image = _spread(image, limit_px, functools.partial(_reach, camera, radius_m))
+    return jnp.where(image[0] != jnp.uint32(bins.NO_RANK), image[1], -1)
+
+
+def _check_radius(radius_px: int, radius_m: float, limit_px: int) -> None:
+    if radius_px < 0 or radius_m < 0 or limit_px < 0:
+        raise ValueError(f"radius_px is {radius_px}, radius_m {radius_m} and limit_px {limit_px}; expected 0 or more")
+    if radius_px and radius_m:
+        raise ValueError(f"radius_px is {radius_px} and radius_m {radius_m}; give one of them")
 
 
 def _pixels(points: Array, valid: Array, camera: Camera, frame: tuple[int, int, float]) -> tuple[Array, Array]:
@@ -62,24 +97,38 @@ def _pixels(points: Array, valid: Array, camera: Camera, frame: tuple[int, int, 
     return jnp.where(keep, row * width + column, height * width), z
 
 
-def _nearest(pixel: Array, z: Array, size: tuple[int, int], radius_px: int) -> Array:
-    """Index of the nearest point of each pixel, -1 for none, (height * width,)."""
-    height, width = size
-    depth_bits = jax.lax.bitcast_convert_type(z, jnp.uint32)  # positive floats order as their bits do
-    with jax.enable_x64(True):
-        index = jnp.arange(z.shape[0], dtype=jnp.uint64)
-        key = (depth_bits.astype(jnp.uint64) << jnp.uint64(32)) | index
-        image = jnp.full((height * width + 1,), _EMPTY, jnp.uint64)
-        image = image.at[pixel].min(key, mode="promise_in_bounds")[:-1]
-        if radius_px:
-            image = _min_filter(image.reshape(height, width), radius_px).reshape(-1)
-        winner = (image & jnp.uint64(0xFFFFFFFF)).astype(jnp.uint32)
-        seen = image != jnp.uint64(_EMPTY)
-    return jnp.where(seen, winner.astype(jnp.int32), -1)
+def _reach(camera: Camera, radius_m: float, axis: int, rank: Array) -> Array:
+    """Whole pixels that a radius spans along an axis (0 down, 1 across) at the depth whose bits are `rank`."""
+    depth_m = jax.lax.bitcast_convert_type(rank, jnp.float32)
+    focal = jnp.asarray(camera.intrinsics)[1 - axis]
+    return jnp.round(radius_m * focal / jnp.where(camera.orthographic, 1.0, depth_m))
 
 
-def _min_filter(keys: Array, radius: int) -> Array:
-    """Minimum over a square window, one axis at a time."""
-    for window in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
-        keys = jax.lax.reduce_window(keys, jnp.uint64(_EMPTY), jax.lax.min, window, (1, 1), "SAME")
-    return keys
+def _spread(image: tuple[Array, Array], most: int, reach: Callable[[int, Array], Array] | None) -> tuple[Array, Array]:
+    """Let every pixel's point cover its square, one axis after the other; the least rank wins, then the least index.
+
+    Only the winners of single pixels need to spread: a nearer point's square is never smaller, so what it hides of a
+    farther one in its own pixel it hides everywhere.
+    """
+    for axis in (1, 0):
+        reaches = None if reach is None else reach(axis, image[0])
+        best = image
+        for shift in range(-most, most + 1):
+            if shift:
+                rank, index = (_shifted(each, shift, axis, fill) for each, fill in zip(image, (bins.NO_RANK, bins.NO_INDEX), strict=True))
+                if reaches is not None:
+                    covers = _shifted(reaches, shift, axis, 0) >= abs(shift)
+                    rank = jnp.where(covers, rank, jnp.uint32(bins.NO_RANK))
+                wins = (rank < best[0]) | ((rank == best[0]) & (index < best[1]))
+                best = jnp.where(wins, rank, best[0]), jnp.where(wins, index, best[1])
+        image = best
+    return image
+
+
+def _shifted(image: Array, shift: int, axis: int, fill: int) -> Array:
+    """The image moved by `shift` pixels along an axis, `fill` where nothing comes in."""
+    size = image.shape[axis]
+    low, high = max(shift, 0), max(-shift, 0)
+    padding = [(low, high, 0) if each == axis else (0, 0, 0) for each in range(2)]
+    padded = jax.lax.pad(image, jnp.asarray(fill, image.dtype), padding)
+    return jax.lax.slice_in_dim(padded, high, high + size, axis=axis)

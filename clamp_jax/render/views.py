@@ -36,7 +36,9 @@ class ViewConfig(NamedTuple):
     near_m: float = 0.01
     is_orthographic: bool = False
     points: int = 0  # size to which the cropped cloud is subsampled; 0 keeps all
+    voxel_m: float = 0.0  # size of the cubes in which one point is kept, before any subsampling; 0 keeps all
     radius_px: int = 0  # half size of a point's square in the image (the paper's is a single pixel)
+    radius_m: float = 0.0  # instead: half size in metres, seen in perspective
 
 
 # The crop keeps the table, both arms and part of the frame; floor and walls stay out (the paper's, read off its figure).

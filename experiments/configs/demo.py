@@ -11,9 +11,9 @@ _TABLE = {
     "can_opener_episodes": (8, 100, 400),  # demonstrations of the second
     "drawer_close_episodes": (8, 600, 1000),  # demonstrations of the task that policies are fine-tuned on
     "held_out_episodes": (6, 72, 128),  # further ones of the first task, for retrieval alone
-    "pretrain_steps": (4, 400, 1300),
+    "pretrain_steps": (4, 400, 1000),
     "pretrain_batch": (4, 32, 32),
-    "finetune_steps": (4, 1200, 2800),
+    "finetune_steps": (4, 1000, 2500),
     "finetune_batch": (4, 32, 32),
     "trials": (2, 48, 96),  # of every policy, from the same initial states
     "limit_s": (1.0, 8.0, 8.0),  # time limit of a trial

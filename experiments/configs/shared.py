@@ -16,7 +16,9 @@ def views() -> ConfigDict:
     section = ConfigDict()
     section.projection = "perspective"  # read off the paper's figure; "orthographic" is the other
     section.points = 0  # points the cropped cloud is subsampled to, 0 keeps all; ours
+    section.voxel_m = 0.0  # cubes of this size keep one point, 0 keeps all; ours
     section.radius_px = 0  # half size of a point's square; the paper's figure shows single pixels
+    section.radius_m = 0.0  # instead of it: half size in metres, seen in perspective; ours
     return section
 
 

@@ -1,25 +1,7 @@
-"""Time the parts that decide how fast this runs: a training step, or the simulated sensors.
+"""Time what training waits for: a step of stage (i), or the simulated sensors alone."""
 
-    python -m experiments.benchmark step --preset demo --batch 32 --json out.json
-    python -m experiments.benchmark sensors --size 64 --batch 32 --json out.json
-
-Each repeat ends when its result is on the host; minimum, median and maximum are told, the compilation apart.
-"""
-
-import argparse
 import functools
-import json
-import statistics
-import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-
-from clamp_jax import runtime
-
-if __name__ == "__main__":
-    runtime.setup()
 
 import jax
 import jax.numpy as jnp
@@ -31,22 +13,9 @@ from clamp_jax.data.transforms import SIZES, Sizes, count_geoms, future_chunk, p
 from clamp_jax.geometry import kinematics
 from clamp_jax.sim import rollout, scene, tasks
 from clamp_jax.structs import Batch, Labels, SceneState, StateExample, Target
-from experiments import report, stages, training
+from experiments import training
+from experiments.benchmark.timing import repeat
 from experiments.configs import pretrain as pretrain_config
-
-
-def repeat(work: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Milliseconds of work(): the first call with its compilation, then minimum, median and maximum of `repeats` calls."""
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; give 1 or more")
-    first, times = _timed(work), [_timed(work) for _ in range(repeats)]
-    return {"first_ms": first, "min_ms": min(times), "median_ms": statistics.median(times), "max_ms": max(times), "repeats": repeats}
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(work())
-    return 1e3 * (time.perf_counter() - begin)
 
 
 def make_batch(task_name: str, batch: int, text_length: int, size: tuple[int, int], sizes: Sizes = SIZES) -> Batch:
@@ -95,31 +64,3 @@ def time_sensors(size: int, batch: int, repeats: int, task_name: str = "drawer_o
     past, mask, keys = jnp.zeros((batch, 50, 14)), jnp.zeros((batch, 50), bool), jax.random.split(jax.random.key(0), batch)
     times = repeat(lambda: sense(jnp.asarray(starts.qpos), past, mask, keys), repeats)
     return times | {"size": size, "batch": batch, "geoms": capacity.total, "scenes_per_s": 1e3 * batch / times["median_ms"]}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description="Time a training step or the sensors.")
-    parser.add_argument("what", choices=("step", "sensors"))
-    parser.add_argument("--preset", default="demo", help="of experiments/configs/pretrain.py (step)")
-    parser.add_argument("--size", type=int, default=64, help="pixels of a camera's side (sensors)")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args(argv)
-    try:
-        measure = time_step if args.what == "step" else time_sensors
-        found = measure(args.preset if args.what == "step" else args.size, args.batch, args.repeats)
-    except ValueError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
-        return 1
-    found = {"what": args.what} | found | {"device": str(jax.devices()[0]), "devices": jax.device_count(), "versions": report.versions()}
-    print(json.dumps(found, indent=1))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        stages.write_json(args.json, found)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""Time the parts that decide how fast this runs.
+
+    python -m experiments.benchmark step --preset demo --batch 32 --json out.json
+    python -m experiments.benchmark sensors --size 64 --batch 32 --json out.json
+    python -m experiments.benchmark render --json out.json
+
+Every figure is told with minimum, median and maximum of its repeats, the compilation apart.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    runtime.setup()
+
+import jax
+
+from experiments import report, stages
+from experiments.benchmark import render, step
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description="Speed, each figure with its spread.")
+    parts = parser.add_subparsers(dest="what", required=True)
+    one = parts.add_parser("step", help="a step of stage (i) of the CLAMP variant, on all devices there are")
+    one.add_argument("--preset", default="demo", help="of experiments/configs/pretrain.py")
+    two = parts.add_parser("sensors", help="RGB-D of the four cameras of a batch of scenes")
+    two.add_argument("--size", type=int, default=64, help="pixels of a camera's side")
+    for part in (one, two):
+        part.add_argument("--batch", type=int, default=32)
+        part.add_argument("--repeats", type=int, default=10)
+    render.add_arguments(parts.add_parser("render", help="splatting beside its peers, and the ray caster beside MuJoCo's renderer"))
+    for part in parts.choices.values():
+        part.add_argument("--json", type=Path, help="where the figures go")
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one part."""
+    if args.what == "step":
+        return step.time_step(args.preset, args.batch, args.repeats)
+    if args.what == "sensors":
+        return step.time_sensors(args.size, args.batch, args.repeats)
+    return render.measure(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write JSON."""
+    args = parse(argv)
+    try:
+        found = measure(args)
+    except (ValueError, render.BenchmarkError) as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    found = {"what": args.what} | found | {"device": str(jax.devices()[0]), "devices": jax.device_count(), "versions": report.versions()}
+    print(json.dumps(found, indent=1))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        stages.write_json(args.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
