@@ -1,7 +1,7 @@
 """What a policy sees: a simulated state to an observation, an observation to views, and the checks at the door."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from clamp_jax.render.splat import splat
 from clamp_jax.render.views import ViewConfig, view_cameras
 from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
 
+SLAB = 16  # examples whose z-buffers a GPU keeps in its cache at once
 SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
 
 
@@ -46,6 +47,18 @@ def noisy(size: int = 64) -> SensorConfig:
     return clean(size)._replace(
         depth_noise_m=0.004, dropout=0.02, colour_jitter=0.15, light_jitter=0.4, camera_jitter_m=0.002, camera_jitter_rad=0.004
     )
+
+
+def each(function: Callable, *trees: Any) -> Any:
+    """A function of one example over batched trees: rendering is written for one example and batched here, in one place.
+
+    One after the other on a CPU, where a vmapped scatter or ray caster is some times slower than a loop; elsewhere SLAB at once.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda example: function(*example), trees)
+    if len(jax.tree.leaves(trees)[0]) <= SLAB:
+        return jax.vmap(function)(*trees)
+    return jax.lax.map(lambda example: function(*example), trees, batch_size=SLAB)
 
 
 def sense(

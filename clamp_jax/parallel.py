@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from clamp_jax import losses, metrics
+from clamp_jax import losses, metrics, observe
 from clamp_jax.structs import Batch, TrainState
 
 AXIS = "data"
@@ -156,24 +156,17 @@ def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array
     return loss, jnp.mean(jnp.stack(found).astype(jnp.float32))
 
 
-def _each(function: Callable, *trees: Any) -> Any:
-    """One example after the other on a CPU, where a vmapped ray caster is four times slower than its loop; else vmapped."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda example: function(*example), trees)
-    return jax.vmap(function)(*trees)
-
-
 def _each_on(on: Mesh, function: Callable, *trees: Any) -> Any:
     """Every device maps its own rows: a loop over rows that are split over devices would fetch each row from its device."""
     if on.size == 1:
-        return _each(function, *trees)
+        return observe.each(function, *trees)
     rows = PartitionSpec(AXIS)
-    return jax.shard_map(functools.partial(_each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
+    return jax.shard_map(functools.partial(observe.each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
 
 
 def over_axis(axis: str) -> Reduction:
     """The reductions of a step whose rows are split over a named axis."""
-    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), _each)
+    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), observe.each)
 
 
-GLOBAL = Reduction(_pair_global, lambda tree: tree, _each)  # the step sees the whole batch
+GLOBAL = Reduction(_pair_global, lambda tree: tree, observe.each)  # the step sees the whole batch

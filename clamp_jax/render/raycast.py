@@ -1,11 +1,11 @@
 """RGB-D images of primitive geoms by exact ray casting: what the simulated cameras see, where there is no renderer.
 
-Geoms are culled against tiles of pixels (tiles.py); each that may be seen in a tile meets its rays, which stand in the
-geom's frame; the nearest geom is the minimum of the depth's bits with the geom's slot in the low bits; the bits so lost
-are won back from the winner's surface. Solids are seen from outside only, as in MuJoCo's renderer, which culls back faces.
+Geoms are culled against tiles of pixels (tiles.py). The tiles that have most to do stand first, some of them are worked on
+at once, and each meets its own next geom until none is left: its rays are taken into the geom's frame, and where the geom
+is the nearest so far, depth, slot and shading are kept. No scatter, and nothing that could overflow. Solids are seen from
+outside only, as in MuJoCo's renderer, which culls back faces.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Float, Int
 
-from clamp_jax.geometry.camera import pixel_rays
 from clamp_jax.geometry.transforms import compose, invert
 from clamp_jax.render import tiles
 from clamp_jax.render.shapes import SHAPES, Ray, Vector
@@ -24,8 +23,10 @@ BACKGROUND = 0.5  # grey of a pixel without a hit
 AMBIENT, HEADLIGHT, LIGHT = 0.25, 0.4, 0.35  # shares of the light: everywhere, from the camera, directed
 LIGHT_DIRECTION = np.array([0.36, -0.48, 0.8], np.float32)  # unit, towards the directed light, in the world: tells the faces of a box apart
 NEAR_M = 0.01
+CHUNK = 128  # tiles at once on a CPU, at most an eighth of them: their rays stay in its cache, and few wait for others
 
 _MISS = np.uint32(0x7F800000)  # bits of +inf
+_KNOWN = 21  # numbers that are known of a geom: geom_from_camera, size, light in its frame, colour
 
 
 class _Frame(NamedTuple):
@@ -36,15 +37,15 @@ class _Frame(NamedTuple):
     capacity: Capacity
     far: float
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width in whole tiles."""
-        rows, columns = tiles.grid(self.height, self.width)
-        return rows * tiles.SIDE, columns * tiles.SIDE
 
-    def join(self, pixels: Array, cameras: int) -> Array:
-        """Images (k, h, w) of the pixels of their tiles."""
-        return jax.vmap(lambda image: tiles.join(image, self.height, self.width))(pixels.reshape(cameras, -1, tiles.SIDE**2))
+class _Seen(NamedTuple):
+    """What the rays of some tiles (t, p) have met so far."""
+
+    key: Array  # uint32, depth's bits with the slot in the low ones; of two within 2^-15 of a depth the lower slot is taken
+    depth_m: Array
+    red: Array
+    green: Array
+    blue: Array
 
 
 def raycast(
@@ -72,17 +73,36 @@ def raycast(
     world_from_geom, light = jnp.asarray(world_from_geom), jnp.asarray(light, jnp.float32)
     table, cameras = jax.tree.map(jnp.asarray, (geoms, cameras))
     frame, k = _Frame(height, width, capacity, far), len(cameras.intrinsics)
-    rays = jax.vmap(lambda camera: tiles.split(pixel_rays(camera, *frame.padded)[1]))(cameras)
-    rays = jnp.moveaxis(rays.reshape(-1, tiles.SIDE**2, 3), -1, 0)  # (3, k * t, p): tiles of all cameras in one row
-    geom_from_camera = _relative(invert(world_from_geom)[None], cameras.world_from_camera[:, None])[..., :3, :]
-    slot, near = _nearest(geom_from_camera, table.size, rays, _touched(world_from_geom, table, cameras, frame), frame)
+    touched = _touched(world_from_geom, table, cameras, frame)
+    known = _known(world_from_geom, table, cameras, light)
+    order = jnp.argsort(-jnp.sum(touched, axis=1))
+    size = min(CHUNK, -(-len(order) // 8)) if jax.default_backend() == "cpu" else len(order)
+    waiting = _chunks(tiles.words(touched, capacity)[order], size)
+    seen = jax.lax.map(lambda chunk: _look(*chunk, known, cameras.intrinsics, frame), (_chunks(order, size), waiting))
+    back = jnp.argsort(order)
+
+    def image(pixels: Array) -> Array:
+        pixels = pixels.reshape(-1, pixels.shape[-1])[back].reshape(k, -1, tiles.SIDE**2)
+        return jax.vmap(lambda each: tiles.join(each, height, width))(pixels)
+
+    hit = (seen.key != _MISS) & (seen.depth_m < far)
+    slot = jnp.where(hit, (seen.key & _low(capacity)).astype(jnp.int32), -1)
+    rgb = [image(jnp.where(hit, channel, BACKGROUND)) for channel in (seen.red, seen.green, seen.blue)]
+    return jnp.stack(rgb, axis=-1), image(jnp.where(hit, seen.depth_m, 0.0)), image(slot)
+
+
+def _chunks(rows: Array, size: int) -> Array:
+    """(c, size, ...): rows cut into chunks, the last one filled up with zeros: tile 0, with no geom to meet."""
+    missing = -len(rows) % size
+    return jnp.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)).reshape(-1, size, *rows.shape[1:])
+
+
+def _known(world_from_geom: Array, geoms: Geoms, cameras: Camera, light: Array) -> Array:
+    """(k, g, 21): of each geom as each camera sees it, geom_from_camera (12), size, the light in its frame, colour."""
+    matrix = _relative(invert(world_from_geom)[None], cameras.world_from_camera[:, None])[..., :3, :]
     geom_light = jnp.sum(world_from_geom[:, :3, :3] * light[None, :, None], axis=1)
-    fixed = jnp.broadcast_to(jnp.concatenate([table.size, geom_light, table.colour], axis=1), (k, rows, 9))
-    known = jnp.concatenate([geom_from_camera.reshape(k, rows, 12), fixed], axis=-1).reshape(k * rows, 21)
-    first = jnp.repeat(jnp.arange(k, dtype=jnp.int32) * rows, slot.shape[0] // k)[:, None]  # of each tile's camera
-    row = known[(first + jnp.maximum(slot, 0)).reshape(-1)].T
-    rgb, depth_m = _surface(row, (slot.reshape(-1), near.reshape(-1)), rays.reshape(3, -1), frame)
-    return jnp.stack([frame.join(channel, k) for channel in rgb], axis=-1), frame.join(depth_m, k), frame.join(slot, k)
+    fixed = jnp.concatenate([geoms.size, geom_light, geoms.colour], axis=1)
+    return jnp.concatenate([matrix.reshape(*matrix.shape[:2], 12), jnp.broadcast_to(fixed[None], (len(matrix), *fixed.shape))], axis=-1)
 
 
 def _relative(one: Array, two: Array) -> Array:
@@ -105,57 +125,47 @@ def _ray(matrix: Array, direction: Array) -> Ray:
     return Ray(tuple(row[3] for row in matrix), tuple(row[0] * x + row[1] * y + row[2] * z for row in matrix))
 
 
-def _index_bits(capacity: Capacity) -> int:
-    return max(1, (capacity.total - 1).bit_length())
+def _low(capacity: Capacity) -> np.uint32:
+    """The bits of a key that hold the slot."""
+    return np.uint32((1 << max(1, (capacity.total - 1).bit_length())) - 1)
 
 
-def _nearest(geom_from_camera: Array, size: Array, rays: Array, touched: Array, frame: _Frame) -> tuple[Array, Array]:
-    """Slot (k * t, p) of the nearest geom that each ray meets, -1 for none, and its depth but for the low bits.
+def _look(tile: Array, waiting: Array, known: Array, intrinsics: Array, frame: _Frame) -> _Seen:
+    """What the rays of a chunk of tiles meet; `waiting` (t, words) are the geoms each may see, as bits."""
+    rows, columns = tiles.grid(frame.height, frame.width)
+    camera, place = tile // (rows * columns), tile % (rows * columns)
+    direction = tiles.directions(intrinsics[camera], place // columns, place % columns)
+    zero = jnp.zeros_like(direction[0])
+    seen = _Seen(jnp.full(zero.shape, _MISS, jnp.uint32), zero, zero, zero, zero)
+    for word, (index, first, _) in enumerate(tiles.spans(frame.capacity)):
+        left = waiting[:, word]
 
-    Of two within 2^-15 of a depth the lower slot is taken.
-    """
-    bits, best = _index_bits(frame.capacity), jnp.full(rays.shape[1:], _MISS, jnp.uint32)
-    low = np.uint32((1 << bits) - 1)
-    tiles_each = len(touched) // len(geom_from_camera)
+        def meet(carry: tuple[Array, _Seen], index: int = index, first: int = first) -> tuple[Array, _Seen]:
+            left, seen = carry
+            lowest = left & (~left + 1)
+            slot = first + jax.lax.population_count(jnp.maximum(lowest, 1) - 1).astype(jnp.int32)
+            return left ^ lowest, _meet(index, (slot, left != 0), known[camera, slot].T[:, :, None], direction, seen, frame)
 
-    def visit(index: int, first: int) -> Callable[[Array, Array, Array, Array], Array]:
-        def meet(best: Array, tile: Array, geom: Array, live: Array) -> Array:
-            slot = first + geom
-            matrix = jnp.moveaxis(geom_from_camera[tile // tiles_each, slot], 0, -1)[..., None]
-            depth_m = SHAPES[index].meet(_ray(matrix, rays[:, tile]), tuple(size[slot, i, None] for i in range(3)))
-            key = jax.lax.bitcast_convert_type(depth_m, jnp.uint32) & ~low | slot[:, None].astype(jnp.uint32)
-            key = jnp.where(live[:, None] & (depth_m > NEAR_M), key, _MISS)
-            return best.at[tile].min(key, indices_are_sorted=True)
-
-        return meet
-
-    for index, block in tiles.blocks(frame.capacity):  # a tile of these scenes sees some three geoms: a few chunks do
-        best = tiles.over_pairs(touched[:, block], visit(index, block.start), best, chunk=len(touched))
-    depth_m = jax.lax.bitcast_convert_type(best & ~low, jnp.float32)
-    return jnp.where(depth_m < frame.far, (best & low).astype(jnp.int32), -1), depth_m
+        _, seen = jax.lax.while_loop(lambda carry: jnp.any(carry[0] != 0), meet, (left, seen))
+    return seen
 
 
-def _surface(row: Array, found: tuple[Array, Array], direction: Array, frame: _Frame) -> tuple[Array, Array]:
-    """Shaded rgb (3, p) and full depth (p,) of the geoms found; row (21, p) is what is known of each pixel's geom."""
-    slot, near = found
-    ray, size, light, colour = _ray(row[:12].reshape(3, 4, -1), direction), tuple(row[12:15]), row[15:18], row[18:21]
-    seen = slot >= 0
-    near = jnp.where(seen, near, 1)
-    point, height, normal = ray.at(near), jnp.zeros_like(near), (jnp.zeros_like(near),) * 3
-    for index, block in tiles.blocks(frame.capacity):
-        mine = (slot >= block.start) & (slot < block.stop)
-        over, outwards = SHAPES[index].surface(point, size)
-        height = jnp.where(mine, over, height)
-        normal = tuple(jnp.where(mine, new, old) for new, old in zip(outwards, normal, strict=True))
-    # One step of Newton's method along the ray, no longer than the bits that the slot took.
-    rate = sum(n * d for n, d in zip(normal, ray.direction, strict=True))
-    step = jnp.clip(-height / jnp.where(jnp.abs(rate) < 1e-9, 1e-9, rate), 0, near * 2.0 ** (_index_bits(frame.capacity) - 23))
-    rgb = jnp.where(seen[None], colour * _light(normal, ray.direction, light)[None], BACKGROUND)
-    return jnp.clip(rgb, 0, 1), jnp.where(seen, near + step, 0)
+def _meet(index: int, geom: tuple[Array, Array], known: Array, direction: Array, seen: _Seen, frame: _Frame) -> _Seen:
+    """One geom of a type for each tile: slot (t,) and whether there is one, and what is known of it (21, t, 1)."""
+    (slot, live), low = geom, _low(frame.capacity)
+    size, light, colour = (tuple(known[i : i + 3]) for i in (12, 15, 18))
+    ray = _ray(known[:12].reshape(3, 4, *known.shape[1:]), direction)
+    depth_m = SHAPES[index].meet(ray, size)
+    key = jax.lax.bitcast_convert_type(depth_m, jnp.uint32) & ~low | slot[:, None].astype(jnp.uint32)
+    wins = live[:, None] & (depth_m > NEAR_M) & (depth_m < jnp.inf) & (key < seen.key)
+    depth_m = jnp.where(wins, depth_m, 1.0)
+    light = _light(SHAPES[index].surface(ray.at(depth_m), size)[1], ray.direction, light)
+    new = _Seen(key, depth_m, *(jnp.clip(channel * light, 0, 1) for channel in colour))
+    return jax.tree.map(lambda new, old: jnp.where(wins, new, old), new, seen)
 
 
-def _light(normal: Vector, direction: Vector, light: Array) -> Array:
-    """Lambert's law for a light at the camera and one from afar, (p,)."""
+def _light(normal: Vector, direction: Vector, light: Vector) -> Array:
+    """Lambert's law for a light at the camera and one from afar."""
     facing = -sum(n * d for n, d in zip(normal, direction, strict=True)) / jnp.sqrt(sum(d * d for d in direction))
     lit = sum(n * towards for n, towards in zip(normal, light, strict=True))
     return AMBIENT + HEADLIGHT * jnp.maximum(facing, 0) + LIGHT * jnp.maximum(lit, 0)

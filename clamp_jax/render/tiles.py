@@ -1,11 +1,10 @@
-"""Which geoms can be seen in which tile of an image: a conservative test, and lists of the pairs that pass it."""
+"""Images in tiles of pixels, and which geoms can be seen in which tile: a conservative test."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt32
 
 from clamp_jax.render.shapes import SHAPES
 from clamp_jax.structs import Capacity
@@ -28,14 +27,8 @@ def blocks(capacity: Capacity) -> Iterator[tuple[int, slice]]:
         start += count
 
 
-def split(image: Float[Array, "h w c"]) -> Float[Array, "t p c"]:
-    """The pixels of each tile, row by row; h and w are multiples of SIDE."""
-    h, w, c = image.shape
-    return image.reshape(h // SIDE, SIDE, w // SIDE, SIDE, c).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE * SIDE, c)
-
-
 def join(pixels: Shaped[Array, "t p"], height: int, width: int) -> Shaped[Array, "h w"]:
-    """The image whose tiles `split` made, cut to its size."""
+    """The image of its tiles' pixels, tiles and pixels row by row; cut to its size."""
     rows, columns = grid(height, width)
     image = pixels.reshape(rows, columns, SIDE, SIDE).transpose(0, 2, 1, 3).reshape(rows * SIDE, columns * SIDE)
     return image[:height, :width]
@@ -90,19 +83,27 @@ def _along(normal: Sequence[Array], vector: Array) -> Array:
     return sum(component[:, None] * vector[None, :, i] for i, component in enumerate(normal))
 
 
-def over_pairs(found: Bool[Array, "t g"], visit: Callable[[Array, Array, Array, Array], Array], state: Array, chunk: int) -> Array:
-    """state = visit(state, tile, geom, live) for all True (tile, geom) in `found`, `chunk` of them at a time, in order.
+def directions(intrinsics: Float[Array, "t 4"], row: Int[Array, " t"], column: Int[Array, " t"]) -> Float[Array, "3 t p"]:
+    """Directions of the rays of tiles' pixels in their pinhole cameras' frames, row by row; z is 1: their parameter is depth."""
+    fx, fy, cx, cy = (intrinsics[:, i, None] for i in range(4))
+    step = jnp.arange(SIDE, dtype=jnp.float32)[None] + 0.5
+    u, v = (place[:, None].astype(jnp.float32) * SIDE + step for place in (column, row))
+    x = jnp.repeat(((u - cx) / fx)[:, None], SIDE, axis=1).reshape(len(row), -1)
+    y = jnp.repeat((v - cy) / fy, SIDE, axis=1)
+    return jnp.stack([x, y, jnp.ones_like(x)])
 
-    The last chunk is filled up with pairs that are not `live` (bool[chunk]). There is no capacity that could overflow:
-    as many chunks are visited as it takes.
-    """
-    ordinal = jnp.cumsum(found.reshape(-1).astype(jnp.int32))  # of each pair among those that are True, from 1
-    total, geoms = ordinal[-1], found.shape[1]
 
-    def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        begin, state = carry
-        wanted = begin + jnp.arange(chunk, dtype=jnp.int32)
-        pair = jnp.minimum(jnp.searchsorted(ordinal, wanted + 1), found.size - 1).astype(jnp.int32)
-        return begin + chunk, visit(state, pair // geoms, pair % geoms, wanted < total)
+def spans(capacity: Capacity) -> Iterator[tuple[int, int, int]]:
+    """Index in SHAPES, first slot and count of runs of at most 32 geoms of one type: each has a word in `words`."""
+    for index, block in blocks(capacity):
+        for first in range(block.start, block.stop, 32):
+            yield index, first, min(32, block.stop - first)
 
-    return jax.lax.while_loop(lambda carry: carry[0] < total, body, (jnp.int32(0), state))[1]
+
+def words(found: Bool[Array, "t g"], capacity: Capacity) -> UInt32[Array, "t w"]:
+    """The marks as bits, a word for each of `spans`."""
+    each = []
+    for _, first, count in spans(capacity):
+        weight = jnp.left_shift(jnp.uint32(1), jnp.arange(count, dtype=jnp.uint32))
+        each.append(jnp.sum(jnp.where(found[:, first : first + count], weight[None], jnp.uint32(0)), axis=1, dtype=jnp.uint32))
+    return jnp.stack(each, axis=1)

@@ -63,14 +63,7 @@ def make_sense(scene: SceneState, calibration: Calibration, config: observe.Sens
         joints = kinematics.joints_from_qpos(padded)
         return observe.sense(scene._replace(qpos=padded), calibration, joints, past, mask, config=config, key=key)
 
-    return jax.jit(functools.partial(_each, one))
-
-
-def _each(function: Callable, *rows: Any) -> Any:
-    """One trial after the other on a CPU, where a vmapped ray caster is some times slower than its loop; else vmapped."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda row: function(*row), rows)
-    return jax.vmap(function)(*rows)
+    return jax.jit(functools.partial(observe.each, one))
 
 
 def hold_still(observation: Observation, keys: Array) -> Array:
