@@ -48,7 +48,7 @@ def thin(
     count = int(np.prod(shape))
     place = jnp.where(inside, (i * shape[1] + j) * shape[2] + k, count)
     rank = jax.random.bits(key, inside.shape, jnp.uint32) >> 1  # under what an empty cube holds
-    _, chosen = bins.least(place, rank, count, form)
+    _, chosen = bins.least(place, rank, count, form=form)
     return inside & (chosen.at[jnp.minimum(place, count - 1)].get(mode="promise_in_bounds") == jnp.arange(len(inside)))
 
 

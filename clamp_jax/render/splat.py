@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +72,13 @@ def visible(
         return jnp.full((height, width), -1, jnp.int32)
     pixel, z = _pixels(points, jnp.asarray(valid), camera, (height, width, near))
     rank = jax.lax.bitcast_convert_type(z, jnp.uint32)  # positive floats order as their bits do
-    image = tuple(each.reshape(height, width) for each in bins.least(pixel, rank, height * width, form))
-    if radius_px:
-        image = _spread(image, radius_px, None)
-    if radius_m:
-        image = _spread(image, limit_px, functools.partial(_reach, camera, radius_m))
-    return jnp.where(image[0] != jnp.uint32(bins.NO_RANK), image[1], -1)
+    after = None
+    if radius_px or radius_m:
+        most, reach = (radius_px, None) if radius_px else (limit_px, functools.partial(_reach, camera, radius_m))
+        after = functools.partial(_spread, size=(height, width), most=most, reach=reach)
+    best, index = bins.least(pixel, rank, height * width, form=form, after=after)
+    index = jnp.where(best != jnp.uint32(bins.NO_RANK), index, -1).reshape(height, width)
+    return jax.lax.optimization_barrier(index)  # else XLA works it out again for every channel that is gathered
 
 
 def _check_radius(radius_px: int, radius_m: float, limit_px: int) -> None:
@@ -104,31 +106,35 @@ def _reach(camera: Camera, radius_m: float, axis: int, rank: Array) -> Array:
     return jnp.round(radius_m * focal / jnp.where(camera.orthographic, 1.0, depth_m))
 
 
-def _spread(image: tuple[Array, Array], most: int, reach: Callable[[int, Array], Array] | None) -> tuple[Array, Array]:
-    """Let every pixel's point cover its square, one axis after the other; the least rank wins, then the least index.
+def _spread(image: Any, keys: bins.Keys, *, size: tuple[int, int], most: int, reach: Callable[[int, Array], Array] | None) -> Any:
+    """Let every pixel's point cover its square, one axis after the other; the least rank wins, then the lowest index.
 
     Only the winners of single pixels need to spread: a nearer point's square is never smaller, so what it hides of a
     farther one in its own pixel it hides everywhere.
     """
+    image = jax.tree.map(lambda each: each.reshape(size), image)
     for axis in (1, 0):
-        reaches = None if reach is None else reach(axis, image[0])
+        reaches = None if reach is None else reach(axis, keys.rank(image))
         best = image
         for shift in range(-most, most + 1):
             if shift:
-                rank, index = (_shifted(each, shift, axis, fill) for each, fill in zip(image, (bins.NO_RANK, bins.NO_INDEX), strict=True))
+                moved = jax.tree.map(lambda each, empty, shift=shift, axis=axis: _shifted(each, shift, axis, empty), image, keys.empty)
                 if reaches is not None:
                     covers = _shifted(reaches, shift, axis, 0) >= abs(shift)
-                    rank = jnp.where(covers, rank, jnp.uint32(bins.NO_RANK))
-                wins = (rank < best[0]) | ((rank == best[0]) & (index < best[1]))
-                best = jnp.where(wins, rank, best[0]), jnp.where(wins, index, best[1])
-        image = best
-    return image
+                    hide = functools.partial(_where, covers)
+                    moved = jax.tree.map(hide, moved, keys.empty)
+                best = keys.lesser(best, moved)
+        image = jax.lax.optimization_barrier(best)
+    return jax.tree.map(lambda each: each.reshape(-1), image)
+
+
+def _where(condition: Array, values: Array, fill: int) -> Array:
+    return jnp.where(condition, values, jnp.asarray(fill, values.dtype))
 
 
 def _shifted(image: Array, shift: int, axis: int, fill: int) -> Array:
     """The image moved by `shift` pixels along an axis, `fill` where nothing comes in."""
-    size = image.shape[axis]
     low, high = max(shift, 0), max(-shift, 0)
     padding = [(low, high, 0) if each == axis else (0, 0, 0) for each in range(2)]
     padded = jax.lax.pad(image, jnp.asarray(fill, image.dtype), padding)
-    return jax.lax.slice_in_dim(padded, high, high + size, axis=axis)
+    return jax.lax.slice_in_dim(padded, high, high + image.shape[axis], axis=axis)
