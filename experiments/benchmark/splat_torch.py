@@ -20,9 +20,9 @@ _EMPTY, _INF_BITS = (1 << 63) - 1, 0x7F800000
 def make(work: Work, form: str) -> Callable[[], torch.Tensor]:
     """A call that renders the work, (b, v, h, w, 4)."""
     kind, layout = form.split("-")
-    points = torch.from_numpy(np.ascontiguousarray(work.points))
-    intrinsics = torch.from_numpy(work.intrinsics)
-    camera_from_world = torch.linalg.inv(torch.from_numpy(work.world_from_camera).double()).float()
+    points = torch.tensor(work.points)
+    intrinsics = torch.tensor(work.intrinsics)
+    camera_from_world = torch.linalg.inv(torch.tensor(work.world_from_camera).double()).float()
     nearest = {"int64": _packed, "compile": _packed, "two_pass": _two_pass}[kind]
     render = functools.partial(_render, nearest=nearest, radius=work.radius_px)
     if kind == "compile":
