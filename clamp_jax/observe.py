@@ -17,7 +17,8 @@ from clamp_jax.render.splat import splat
 from clamp_jax.render.views import ViewConfig, view_cameras
 from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
 
-SLAB = 16  # examples whose z-buffers a GPU keeps in its cache at once
+SLABS = {"cpu": 4}  # examples rendered at once: a CPU wants few, in a loop over single ones it is slower still
+SLAB = 16  # elsewhere: a GPU keeps so many z-buffers in its cache
 SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
 
 
@@ -50,15 +51,11 @@ def noisy(size: int = 64) -> SensorConfig:
 
 
 def each(function: Callable, *trees: Any) -> Any:
-    """A function of one example over batched trees: rendering is written for one example and batched here, in one place.
-
-    One after the other on a CPU, where a vmapped scatter or ray caster is some times slower than a loop; elsewhere SLAB at once.
-    """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda example: function(*example), trees)
-    if len(jax.tree.leaves(trees)[0]) <= SLAB:
+    """A function of one example over batched trees: rendering is written for one example and batched here, in one place."""
+    slab = SLABS.get(jax.default_backend(), SLAB)
+    if len(jax.tree.leaves(trees)[0]) <= slab:
         return jax.vmap(function)(*trees)
-    return jax.lax.map(lambda example: function(*example), trees, batch_size=SLAB)
+    return jax.lax.map(lambda example: function(*example), trees, batch_size=slab)
 
 
 def sense(

@@ -44,10 +44,10 @@ def test_numpy_and_every_form_show_the_same_points(made, radius, tmp_path):
         image = splat_jax.image(splat_jax.make(made, form)())
         assert image.shape == expected.shape
         np.save(tmp_path / "ours.npy", image)
-        assert render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", form) <= 5
+        assert render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", made, form) <= 5
     np.save(tmp_path / "numpy.npy", np.roll(expected, 3, axis=2))
     with pytest.raises(render.BenchmarkError, match="packed shows other points than ours in .* pixels"):
-        render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", "packed")
+        render.compare(tmp_path / "ours.npy", tmp_path / "numpy.npy", made, "packed")
 
 
 def test_torch_shows_the_same_points(made, tmp_path):
@@ -60,7 +60,7 @@ def test_torch_shows_the_same_points(made, tmp_path):
         for form in splat_torch.FORMS:
             if not form.startswith("compile"):
                 np.save(tmp_path / "torch.npy", splat_torch.image(splat_torch.make(made, form)()))
-                assert render.compare(tmp_path / "ours.npy", tmp_path / "torch.npy", form) <= 5
+                assert render.compare(tmp_path / "ours.npy", tmp_path / "torch.npy", made, form) <= 5
 
 
 def test_peers_take_turns_in_processes_of_their_own(tmp_path, capsys):
