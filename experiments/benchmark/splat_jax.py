@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clamp_jax import observe
 from clamp_jax.geometry import bins
 from clamp_jax.geometry.camera import pinhole
 from clamp_jax.render.splat import splat
@@ -19,13 +20,13 @@ def make(work: Work, form: str) -> Callable[[], jax.Array]:
     """A call that renders the work, (b, v, h, w, 4), and waits for it."""
     points = jax.device_put(work.points)
     cameras = jax.device_put((work.intrinsics, work.world_from_camera))
-    render = compiled(work.radius_px, form)
+    render = compiled(work.radius_px, form, observe.SLABS["cpu"])
     return lambda: jax.block_until_ready(render(points, *cameras))
 
 
 @functools.cache
-def compiled(radius_px: int, form: str | None, slab: int | None = None) -> Callable[..., jax.Array]:
-    """The jitted function; samples one after the other, or `slab` at a time (accelerators: their z-buffers stay in the cache)."""
+def compiled(radius_px: int, form: str | None, slab: int) -> Callable[..., jax.Array]:
+    """The jitted function; `slab` samples at a time, as the library's observe.each does."""
 
     def views(points: jax.Array, intrinsics: jax.Array, poses: jax.Array) -> jax.Array:
         valid = jnp.ones(len(points), bool)
