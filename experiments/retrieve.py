@@ -112,7 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for pair, entry in found.items():
         print(f"{pair}: top-1 {entry['top1']:.1%}, chance {entry['chance']:.1%}, positions permuted {entry['top1_permuted']:.1%}")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         stages.write_json(args.json, found)
     return 0
 

@@ -138,7 +138,8 @@ def bar(name: str, console: Console | None = None) -> Iterator[Callable[..., Non
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename it."""
+    """Write JSON under a temporary name, then rename it; the folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2))
     os.replace(temporary, path)

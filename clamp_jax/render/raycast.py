@@ -26,7 +26,6 @@ NEAR_M = 0.01
 CHUNK = 128  # tiles at once on a CPU, at most an eighth of them: their rays stay in its cache, and few wait for others
 
 _MISS = np.uint32(0x7F800000)  # bits of +inf
-_KNOWN = 21  # numbers that are known of a geom: geom_from_camera, size, light in its frame, colour
 
 
 class _Frame(NamedTuple):

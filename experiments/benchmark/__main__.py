@@ -62,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {"what": args.what} | found | {"device": str(jax.devices()[0]), "devices": jax.device_count(), "versions": report.versions()}
     print(json.dumps(found, indent=1))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         stages.write_json(args.json, found)
     return 0
 
