@@ -119,8 +119,8 @@ def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: s
     )
 
 
-def make_views(size: int, *, projection: str, points: int, voxel_m: float, radius_px: int, radius_m: float) -> ViewConfig:
-    """The virtual cameras of a config's section; ValueError for an unknown projection."""
+def make_views(size: int, *, projection: str, points: int, radius_px: int, voxel_m: float = 0.0, radius_m: float = 0.0) -> ViewConfig:
+    """The virtual cameras of a config's section, which in older runs has no voxel_m and radius_m; ValueError for an unknown projection."""
     kinds = {"perspective": default_views, "orthographic": orthographic_views}
     if projection not in kinds:
         raise ValueError(f"projection of the views is {projection!r}; expected one of {', '.join(kinds)}")

@@ -181,7 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         share = entry["successes"] / entry["trials"]
         print(f"{name}: {entry['successes']}/{entry['trials']} = {share:.0%}, Wilson 95 % {entry['low']:.0%} to {entry['high']:.0%}")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         stages.write_json(args.json, report)
     return 0
 
