@@ -1,6 +1,6 @@
 """What a policy sees: a simulated state to an observation, an observation to views, and the checks at the door."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,10 @@ from clamp_jax.geometry import kinematics, pointcloud
 from clamp_jax.geometry.camera import measured, unproject
 from clamp_jax.geometry.transforms import compose, from_rotation, is_rigid, pose, rotation_about
 from clamp_jax.render.raycast import LIGHT_DIRECTION, raycast
-from clamp_jax.render.splat import splat
+from clamp_jax.render.splat import splat_views
 from clamp_jax.render.views import ViewConfig, view_cameras
 from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
 
-SLABS = {"cpu": 4}  # examples rendered at once: a CPU wants few, in a loop over single ones it is slower still
-SLAB = 16  # elsewhere: a GPU keeps so many z-buffers in its cache
 SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
 
 
@@ -48,14 +46,6 @@ def noisy(size: int = 64) -> SensorConfig:
     return clean(size)._replace(
         depth_noise_m=0.004, dropout=0.02, colour_jitter=0.15, light_jitter=0.4, camera_jitter_m=0.002, camera_jitter_rad=0.004
     )
-
-
-def each(function: Callable, *trees: Any) -> Any:
-    """A function of one example over batched trees: rendering is written for one example and batched here, in one place."""
-    slab = SLABS.get(jax.default_backend(), SLAB)
-    if len(jax.tree.leaves(trees)[0]) <= slab:
-        return jax.vmap(function)(*trees)
-    return jax.lax.map(lambda example: function(*example), trees, batch_size=slab)
 
 
 def sense(
@@ -152,16 +142,12 @@ def cloud(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> tu
 def render_views(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> Float[Array, "v h w 4"]:
     """The virtual views (depth, x, y, z; m; empty pixels 0) of an observation's point cloud.
 
-    `key` draws the subsample alone, and is not used where the config asks for none. The views are splatted one by one: CPUs
-    run independent scatters at once, a vmapped one not.
+    `key` draws the subsample alone, and is not used where the config asks for none.
     """
     points, valid = cloud(observation, config, key)
-    grippers = kinematics.gripper_poses(observation.joints, observation.calibration.world_from_base)
-    cameras = view_cameras(config, grippers)
-    each = [jax.tree.map(lambda leaf, i=i: leaf[i], cameras) for i in range(len(config.names))]
+    cameras = view_cameras(config, kinematics.gripper_poses(observation.joints, observation.calibration.world_from_base))
     static = {"height": config.height, "width": config.width, "near": config.near_m}
-    static |= {"radius_px": config.radius_px, "radius_m": config.radius_m}
-    return jnp.stack([splat(points, valid, camera, **static) for camera in each])
+    return splat_views(points, valid, cameras, radius_px=config.radius_px, radius_m=config.radius_m, **static)
 
 
 def check_observation(observation: Observation, cameras: Sequence[str] = CAMERAS) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from clamp_jax import losses, metrics, observe
+from clamp_jax import batching, losses, metrics
 from clamp_jax.structs import Batch, TrainState
 
 AXIS = "data"
@@ -159,14 +159,14 @@ def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array
 def _each_on(on: Mesh, function: Callable, *trees: Any) -> Any:
     """Every device maps its own rows: a loop over rows that are split over devices would fetch each row from its device."""
     if on.size == 1:
-        return observe.each(function, *trees)
+        return batching.each(function, *trees)
     rows = PartitionSpec(AXIS)
-    return jax.shard_map(functools.partial(observe.each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
+    return jax.shard_map(functools.partial(batching.each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
 
 
 def over_axis(axis: str) -> Reduction:
     """The reductions of a step whose rows are split over a named axis."""
-    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), observe.each)
+    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), batching.each)
 
 
-GLOBAL = Reduction(_pair_global, lambda tree: tree, observe.each)  # the step sees the whole batch
+GLOBAL = Reduction(_pair_global, lambda tree: tree, batching.each)  # the step sees the whole batch

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup("cpu")
+    runtime.setup("cpu", mjx=False)
 
 import jax
 import mujoco
@@ -122,7 +122,7 @@ def _begin_worker() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    runtime.setup("cpu")
+    runtime.setup("cpu", mjx=False)
 
 
 def _in_order(pool: ProcessPoolExecutor, work: Callable[[int], Attempt], seeds: Iterator[int]) -> Iterator[Attempt]:

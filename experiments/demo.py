@@ -22,7 +22,7 @@ from typing import Any
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup()
+    runtime.setup(mjx=False)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # evaluation and server share the accelerator with this process
 
 import jax
@@ -266,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.fresh and args.out.exists():
         shutil.rmtree(args.out)
     config = demo_config.get_config(args.size)
-    runtime.setup(cpu_devices=fitting_devices(os.cpu_count() or 1, config.pretrain_batch, config.finetune_batch))
+    devices = fitting_devices(os.cpu_count() or 1, config.pretrain_batch, config.finetune_batch)
+    runtime.setup(cpu_devices=devices, mjx=False)  # the evaluation has its own process
     try:
         found = run(config, args.out, console)
     except StageError as error:

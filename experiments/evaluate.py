@@ -9,6 +9,7 @@ diffusion noise; success is counted at any control step and comes with its Wilso
 
 import argparse
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup()
+    runtime.setup(mjx=False)
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +172,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, print a line for each policy, write JSON and film."""
     args = parse(argv)
+    if args.backend == "mjx":
+        os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
         settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s)
         report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)

@@ -9,7 +9,7 @@ The same command again takes the run up where it stopped. Writes metrics.jsonl, 
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup()
+    runtime.setup(mjx=False)
 
 import functools
 from collections.abc import Mapping

@@ -42,7 +42,7 @@ class SimulatedCell:
         """Start in a reset whose variant is the instruction's; ValueError when the task has no such instruction."""
         from clamp_jax import runtime
 
-        runtime.setup("cpu")  # the robot's computer; the accelerator, if there is one, is the server's
+        runtime.setup("cpu", mjx=False)  # the robot's computer; the accelerator, if there is one, is the server's
         import jax
         import mujoco
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup()
+    runtime.setup(mjx=False)
 
 from clamp_jax.deploy import artifact
 from clamp_jax.deploy.server import PolicyServer, Settings

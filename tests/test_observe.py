@@ -213,16 +213,3 @@ def test_presets_are_static_and_differ_only_in_spread():
     assert hash(observe.noisy(64)) == hash(observe.noisy(64))
     assert {field for field in clean if clean[field] != noisy[field]} == spread and not any(clean[field] for field in spread)
     assert jnp.isfinite(jnp.asarray([noisy[field] for field in spread])).all()
-
-
-@pytest.mark.parametrize("count", [3, observe.SLAB, observe.SLAB + 3])
-def test_examples_are_mapped_alike_on_every_backend(count, monkeypatch):
-    trees = {"x": np.arange(count * 2, dtype=np.float32).reshape(count, 2)}, np.arange(count, dtype=np.float32)
-    one = lambda tree, y: {"sum": tree["x"].sum() + y, "x": tree["x"] * y}  # noqa: E731
-    found = []
-    for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(observe.jax, "default_backend", lambda backend=backend: backend)
-        found.append(observe.each(one, *trees))
-    np.testing.assert_array_equal(found[0]["sum"], trees[0]["x"].sum(axis=1) + trees[1])
-    for name in ("sum", "x"):
-        np.testing.assert_array_equal(found[0][name], found[1][name])

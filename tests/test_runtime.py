@@ -35,6 +35,14 @@ def test_a_cpu_is_split_unless_the_user_has_said_how():
     assert "=3" not in environ["XLA_FLAGS"]
 
 
+def test_a_process_without_mjx_is_spared_the_flag_until_one_wants_it():
+    environ = {}
+    runtime.setup(mjx=False, environ=environ)
+    assert environ["XLA_FLAGS"] == ""
+    runtime.setup(environ=environ)
+    assert environ["XLA_FLAGS"] == runtime.xla_flags("")
+
+
 def test_the_flag_is_added_once_and_only_to_releases_that_know_it():
     assert runtime.xla_flags("", (0, 10)) == runtime.MJX_FLAG
     assert runtime.xla_flags("--a=1", (0, 11)) == f"--a=1 {runtime.MJX_FLAG}"

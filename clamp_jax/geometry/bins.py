@@ -25,17 +25,16 @@ class Keys(NamedTuple):
 
 
 After = Callable[[Any, Keys], Any]
-Form = Callable[[Array, Array, int, After | None], tuple[Array, Array]]
+Form = Callable[[Array, Array, Array, int, After | None], tuple[Array, Array]]
 
 
 def packed(
-    bin_of: Int[Array, " n"], rank: UInt32[Array, " n"], count: int, after: After | None = None
+    bin_of: Int[Array, " n"], rank: UInt32[Array, " n"], index: Int[Array, " n"], count: int, after: After | None = None
 ) -> tuple[UInt32[Array, " count"], Int[Array, " count"]]:
     """One scatter-min of 64-bit keys, rank above index (RVT-2's atomic minimum, arXiv 2406.08545): CPUs and GPUs."""
     with jax.enable_x64(True):
         empty = (NO_RANK << 32) | NO_INDEX
-        index = jnp.arange(len(bin_of), dtype=jnp.uint64)
-        key = (rank.astype(jnp.uint64) << jnp.uint64(32)) | index
+        key = (rank.astype(jnp.uint64) << jnp.uint64(32)) | index.astype(jnp.uint64)
         image = jnp.full((count + 1,), empty, jnp.uint64)
         image = image.at[bin_of].min(key, mode="promise_in_bounds")[:-1]
         if after is not None:
@@ -48,12 +47,11 @@ def _high(key: Array) -> Array:
 
 
 def two_pass(
-    bin_of: Int[Array, " n"], rank: UInt32[Array, " n"], count: int, after: After | None = None
+    bin_of: Int[Array, " n"], rank: UInt32[Array, " n"], index: Int[Array, " n"], count: int, after: After | None = None
 ) -> tuple[UInt32[Array, " count"], Int[Array, " count"]]:
     """A scatter-min of ranks, then one of the indices that hold their bin's rank: for TPUs, whose 64 bits are emulated."""
     least = jnp.full(count + 1, NO_RANK, jnp.uint32).at[bin_of].min(rank, mode="promise_in_bounds")
     holds = rank == least.at[bin_of].get(mode="promise_in_bounds")
-    index = jnp.arange(len(bin_of), dtype=jnp.int32)
     winner = jnp.full(count + 1, NO_INDEX, jnp.int32)
     winner = winner.at[jnp.where(holds, bin_of, count)].min(index, mode="promise_in_bounds")
     found = least[:-1], winner[:-1]
@@ -70,19 +68,29 @@ PLATFORMS = {"cpu": "packed", "cuda": "packed", "rocm": "packed", "tpu": "two_pa
 
 
 def least(
-    bin_of: Int[Array, " n"], rank: UInt32[Array, " n"], count: int, *, form: str | None = None, after: After | None = None
+    bin_of: Int[Array, " n"],
+    rank: UInt32[Array, " n"],
+    count: int,
+    *,
+    index: Int[Array, " n"] | None = None,
+    form: str | None = None,
+    after: After | None = None,
 ) -> tuple[Array, Array]:
     """Least rank (NO_RANK if none) and its lowest index (NO_INDEX) of each of `count` bins; `form` by name, None: the platform's.
 
+    `index` (0 and up, each once) is the points' order if it is not that in which they stand.
+
     An exported program holds each platform's form; all of it is plain XLA. ValueError for an unknown form.
     """
+    if index is None:
+        index = jnp.arange(len(bin_of), dtype=jnp.int32)
     if form is not None:
         if form not in FORMS:
             raise ValueError(f"form is {form!r}; expected one of {', '.join(FORMS)}, or None for the platform's own")
-        return FORMS[form](bin_of, rank, count, after)
+        return FORMS[form](bin_of, rank, index, count, after)
     each = {platform: _bind(FORMS[name], count, after) for platform, name in PLATFORMS.items()}
-    return jax.lax.platform_dependent(bin_of, rank, **each)
+    return jax.lax.platform_dependent(bin_of, rank, index, **each)
 
 
-def _bind(form: Callable, count: int, after: Callable | None) -> Callable[[Array, Array], tuple[Array, Array]]:
-    return lambda bin_of, rank: form(bin_of, rank, count, after)
+def _bind(form: Callable, count: int, after: Callable | None) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    return lambda bin_of, rank, index: form(bin_of, rank, index, count, after)

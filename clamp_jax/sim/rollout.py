@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Float, Int, Key
 
-from clamp_jax import observe
+from clamp_jax import batching, observe
 from clamp_jax.geometry import kinematics
 from clamp_jax.geometry.aloha import HOME_COMMAND
 from clamp_jax.structs import ACTION_DIM, CHUNK, HISTORY, Calibration, Observation, SceneState
@@ -63,7 +63,7 @@ def make_sense(scene: SceneState, calibration: Calibration, config: observe.Sens
         joints = kinematics.joints_from_qpos(padded)
         return observe.sense(scene._replace(qpos=padded), calibration, joints, past, mask, config=config, key=key)
 
-    return jax.jit(functools.partial(observe.each, one))
+    return jax.jit(functools.partial(batching.each, one))
 
 
 def hold_still(observation: Observation, keys: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 from clamp_jax import runtime
 
 if __name__ == "__main__":
-    runtime.setup()
+    runtime.setup(mjx=False)
 
 import jax
 

@@ -8,6 +8,7 @@ against a copy of the same bytes on the device.
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,10 @@ TIE = 1e-6  # of a depth: what float32 rounds a transform by, so that points of 
 EDGE_PX = 1e-4  # so near to a pixel's edge float32 may put a point on either side
 
 
+# Without it every call of any framework spends up to half its time on fresh pages from the system. Given to all of them.
+TUNABLES = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592:glibc.malloc.hugetlb=1"
+
+
 class BenchmarkError(RuntimeError):
     """A figure cannot be had: a peer is missing or its images are not ours."""
 
@@ -40,7 +45,8 @@ class Peer:
     def __init__(self, name: str):
         self.name = name
         command = [sys.executable, "-m", "experiments.benchmark.worker", name]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environ = {"GLIBC_TUNABLES": TUNABLES, **os.environ}
+        self._process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         told = self.ask("forms")
         self.forms, self.version = told["forms"], told["version"]
 
@@ -83,6 +89,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             raise BenchmarkError(f"{name} is not installed; pip install '.[bench]' brings it, or leave it out of --peers")
     peers = [Peer(name) for name in (OURS, *args.peers)]
     try:
+        found["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", TUNABLES)
         found["frameworks"] = {peer.name: peer.version for peer in peers}
         cells = [(n, b, r) for n in args.points for b in args.batch for r in args.radius]
         found["splat"] = [cell(peers, *each, args.repeats) for each in cells]

@@ -26,6 +26,7 @@ def make(work: Work, form: str) -> Callable[[], torch.Tensor]:
     nearest = {"int64": _packed, "compile": _packed, "two_pass": _two_pass}[kind]
     render = functools.partial(_render, nearest=nearest, radius=work.radius_px)
     if kind == "compile":
+        torch.compiler.reset()  # else the ninth shape in a process is no longer compiled
         render = torch.compile(render, dynamic=False)
 
     def call() -> torch.Tensor:

@@ -3,7 +3,7 @@
 {"do": "forms"} -> {"forms": [...], "version": ...}
 {"do": "load", "path": ...} -> {}                         the work of one cell, written by work.save
 {"do": "image", "form": ..., "path": ...} -> {"ms": ...}  the first call, with its compilation; the image goes to path
-{"do": "time", "form": ...} -> {"ms": ...}                one call more
+{"do": "time", "form": ...} -> {"ms": ...}                a turn: one call among others, see turns.py
 """
 
 import importlib
@@ -11,10 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from experiments.benchmark import work
+from experiments.benchmark.turns import turn
 
 FRAMEWORKS = {"jax": "splat_jax", "torch": "splat_torch", "numpy": "splat_numpy"}
 
@@ -26,7 +26,7 @@ class Worker:
         if framework == "jax":
             from clamp_jax import runtime
 
-            runtime.setup("cpu")
+            runtime.setup("cpu", mjx=False)
             os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what compiling costs is one of the figures
         self.framework = framework
         self.module = importlib.import_module(f"experiments.benchmark.{FRAMEWORKS[framework]}")
@@ -54,14 +54,7 @@ class Worker:
         return {"ms": taken}
 
     def do_time(self, form: str) -> dict[str, Any]:
-        return {"ms": timed(self.calls[form])}
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Milliseconds of one call."""
-    begin = time.perf_counter()
-    call()
-    return _ms(begin)
+        return {"ms": turn(self.calls[form])}
 
 
 def _ms(begin: float) -> float:
