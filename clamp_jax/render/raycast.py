@@ -42,9 +42,7 @@ class _Seen(NamedTuple):
 
     key: Array  # uint32, depth's bits with the slot in the low ones; of two within 2^-15 of a depth the lower slot is taken
     depth_m: Array
-    red: Array
-    green: Array
-    blue: Array
+    light: Array  # on what is seen, by which its colour is scaled
 
 
 def raycast(
@@ -86,7 +84,8 @@ def raycast(
 
     hit = (seen.key != _MISS) & (seen.depth_m < far)
     slot = jnp.where(hit, (seen.key & _low(capacity)).astype(jnp.int32), -1)
-    rgb = [image(jnp.where(hit, channel, BACKGROUND)) for channel in (seen.red, seen.green, seen.blue)]
+    colours = [table.colour[:, i].at[jnp.maximum(slot, 0)].get(mode="promise_in_bounds") for i in range(3)]
+    rgb = [image(jnp.where(hit, jnp.clip(colour * seen.light, 0, 1), BACKGROUND)) for colour in colours]
     return jnp.stack(rgb, axis=-1), image(jnp.where(hit, seen.depth_m, 0.0)), image(slot)
 
 
@@ -97,10 +96,10 @@ def _chunks(rows: Array, size: int) -> Array:
 
 
 def _known(world_from_geom: Array, geoms: Geoms, cameras: Camera, light: Array) -> Array:
-    """(k, g, 21): of each geom as each camera sees it, geom_from_camera (12), size, the light in its frame, colour."""
+    """(k, g, 18): of each geom as each camera sees it, geom_from_camera (12), size, the light in its frame."""
     matrix = _relative(invert(world_from_geom)[None], cameras.world_from_camera[:, None])[..., :3, :]
     geom_light = jnp.sum(world_from_geom[:, :3, :3] * light[None, :, None], axis=1)
-    fixed = jnp.concatenate([geoms.size, geom_light, geoms.colour], axis=1)
+    fixed = jnp.concatenate([geoms.size, geom_light], axis=1)
     return jnp.concatenate([matrix.reshape(*matrix.shape[:2], 12), jnp.broadcast_to(fixed[None], (len(matrix), *fixed.shape))], axis=-1)
 
 
@@ -135,7 +134,7 @@ def _look(tile: Array, waiting: Array, known: Array, intrinsics: Array, frame: _
     camera, place = tile // (rows * columns), tile % (rows * columns)
     direction = tiles.directions(intrinsics[camera], place // columns, place % columns)
     zero = jnp.zeros_like(direction[0])
-    seen = _Seen(jnp.full(zero.shape, _MISS, jnp.uint32), zero, zero, zero, zero)
+    seen = _Seen(jnp.full(zero.shape, _MISS, jnp.uint32), zero, zero)
     for word, (index, first, _) in enumerate(tiles.spans(frame.capacity)):
         left = waiting[:, word]
 
@@ -150,16 +149,16 @@ def _look(tile: Array, waiting: Array, known: Array, intrinsics: Array, frame: _
 
 
 def _meet(index: int, geom: tuple[Array, Array], known: Array, direction: Array, seen: _Seen, frame: _Frame) -> _Seen:
-    """One geom of a type for each tile: slot (t,) and whether there is one, and what is known of it (21, t, 1)."""
+    """One geom of a type for each tile: slot (t,) and whether there is one, and what is known of it (18, t, 1)."""
     (slot, live), low = geom, _low(frame.capacity)
-    size, light, colour = (tuple(known[i : i + 3]) for i in (12, 15, 18))
+    size, light = (tuple(known[i : i + 3]) for i in (12, 15))
     ray = _ray(known[:12].reshape(3, 4, *known.shape[1:]), direction)
     depth_m = SHAPES[index].meet(ray, size)
     key = jax.lax.bitcast_convert_type(depth_m, jnp.uint32) & ~low | slot[:, None].astype(jnp.uint32)
     wins = live[:, None] & (depth_m > NEAR_M) & (depth_m < jnp.inf) & (key < seen.key)
     depth_m = jnp.where(wins, depth_m, 1.0)
     light = _light(SHAPES[index].surface(ray.at(depth_m), size)[1], ray.direction, light)
-    new = _Seen(key, depth_m, *(jnp.clip(channel * light, 0, 1) for channel in colour))
+    new = _Seen(key, depth_m, light)
     return jax.tree.map(lambda new, old: jnp.where(wins, new, old), new, seen)
 
 
