@@ -1,7 +1,7 @@
 """What a policy sees: a simulated state to an observation, an observation to views, and the checks at the door."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -26,7 +26,9 @@ def setup(
     `device` is "cpu", "cuda", "tpu" or None (what JAX_PLATFORMS says, else jax's own choice). What the user has set in the
     environment is kept. `cpu_devices` splits a CPU into that many devices, so that a training step's loops over examples run
     side by side. `mjx`: False in a process that steps no MJX; without the flag that MJX needs, XLA runs independent work at
-    once on a CPU, and rendering is up to 1.4 times as fast. A later call may add the flag, until the first array. Returns the directory of the cache. Raises ValueError for an unknown device.
+    once on a CPU, and rendering is up to 1.4 times as fast. A later call may add the flag, until the first array.
+
+    Returns the directory of the cache. Raises ValueError for an unknown device.
     Ours: the cache makes a second run start in seconds, and CPU physics needs the flag.
     """
     if device is not None:

@@ -12,8 +12,10 @@ from scipy.spatial.transform import Rotation
 from clamp_jax.geometry.aloha import HOME_COMMAND, TABLE_TOP_Z
 from clamp_jax.sim import scene, tasks
 from clamp_jax.sim.engines import native
+from clamp_jax.sim.objects import dishes
+from clamp_jax.sim.objects import rack as rack_object
 from clamp_jax.sim.overlap import boxes_overlap
-from clamp_jax.sim.tasks import can_opener_in_caddy as caddy
+from clamp_jax.sim.tasks import caddy, dining, placing
 
 HOLD = np.concatenate([HOME_COMMAND, HOME_COMMAND])
 every_task = pytest.mark.parametrize("name", sorted(tasks.TASKS))
@@ -59,9 +61,9 @@ def test_tools_share_the_published_regions():
     rows = {name: np.where(place[:, 1] > 0, 0, 1) for name, place in places.items()}
     columns = {name: np.digitize(place[:, 0], (-0.1, 0.1)) for name, place in places.items()}
     for name, place in places.items():
-        low, high = caddy.ROWS_Y[rows[name]].T
+        low, high = placing.ROWS_Y[rows[name]].T
         assert ((low <= place[:, 1]) & (place[:, 1] <= high)).all(), name
-        low, high = caddy.COLUMNS_X[columns[name]].T
+        low, high = placing.COLUMNS_X[columns[name]].T
         assert ((low <= place[:, 0]) & (place[:, 0] <= high)).all(), name
     for group in (caddy.SHARED_ROW, caddy.OTHER_ROW):
         assert (np.ptp(np.stack([rows[name] for name in group]), axis=0) == 0).all()
@@ -158,3 +160,111 @@ def test_boxes_overlap_does_not_depend_on_which_box_is_first():
     poses, a, b = (np.stack(part) for part in zip(*(_random_pair(rng) for _ in range(150)), strict=True))
     overlap = jax.jit(jax.vmap(boxes_overlap))
     np.testing.assert_array_equal(overlap(poses, a, b), overlap(np.linalg.inv(poses), b, a))
+
+
+# At the laid table and at the rack.
+
+LEVEL = np.float32([1, 0, 0, 0])
+
+
+def _put(qpos: np.ndarray, start: int, pos: tuple[float, float, float], quat: np.ndarray = LEVEL) -> np.ndarray:
+    """A free body whose qpos begins at `start`, put at a place (m) in the world."""
+    qpos = qpos.copy()
+    qpos[start : start + 3], qpos[start + 3 : start + 7] = pos, quat
+    return qpos
+
+
+def _about(axis: tuple[float, float, float], angle: float) -> np.ndarray:
+    x, y, z, w = Rotation.from_rotvec(angle * np.array(axis)).as_quat()
+    return np.float32([w, x, y, z])
+
+
+def test_sets_do_not_overlap_and_are_all_there_is():
+    sets = (tasks.PAPER, tasks.NEAR, tasks.FAR)
+    assert len(tasks.PAPER) == 6 and len(tasks.NEAR) + len(tasks.FAR) >= 10
+    assert sum(map(len, sets)) == len(tasks.TASKS) and set().union(*sets) == set(tasks.TASKS)
+
+
+def test_the_laid_table_has_its_rows():
+    qpos, variant = _resets("pen_in_container")
+    things = qpos[:, 16:].reshape(-1, 6, 7)
+    rows = np.where(things[:, :, 1] > 0, 0, 1)
+    assert (rows[:, :3] == rows[:, :1]).all() and (rows[:, 3:] == rows[:, 3:4]).all() and (rows[:, 0] != rows[:, 3]).all()
+    low, high = placing.ROWS_Y[rows][..., 0], placing.ROWS_Y[rows][..., 1]
+    assert ((low <= things[:, :, 1]) & (things[:, :, 1] <= high)).all()
+    columns = np.digitize(things[:, :, 0], (-0.1, 0.1))
+    for row in (slice(0, 3), slice(3, 6)):
+        assert (np.sort(columns[:, row], 1) == np.arange(3)).all()
+    yaw = 2 * np.arctan2(things[:, :, 6], things[:, :, 3])
+    np.testing.assert_allclose(yaw, np.repeat(yaw[:, :1], 6, 1), atol=1e-5)  # one for all
+    assert np.ptp(yaw) > 6 and 0.4 < rows[:, 0].mean() < 0.6 and not variant.any()
+
+
+# The boxes in the cup's frame: z .001 to .031 within .028 of the axis, and z .14 to .16.
+@pytest.mark.parametrize(
+    ("lower_end", "lean", "x", "expected"),
+    (
+        (0.005, 0.0, 0.0, True),
+        (0.0309, 0.0, 0.0, True),
+        (0.0311, 0.0, 0.0, False),
+        (-0.0449, 0.0, 0.0, True),  # the upper end at .1401
+        (-0.0451, 0.0, 0.0, False),
+        (0.005, 0.0, 0.0339, True),
+        (0.005, 0.0, 0.0341, False),
+    ),
+)
+def test_the_pen_succeeds_from_the_cups_floor_to_above_its_rim(lower_end, lean, x, expected):
+    qpos = _put(_resets("pen_in_container")[0][0], dining.QPOS["cup"], (0.1, 0.0, TABLE_TOP_Z))
+    qpos = _put(qpos, dining.QPOS["pen"], (0.1 + x, 0.0, TABLE_TOP_Z + lower_end + 0.0925), _about((1, 0, 0), np.pi / 2 + lean))
+    success, rest = _success("pen_in_container"), np.zeros(52, np.float32)
+    assert bool(success(qpos, rest, 0)) is expected
+    for thing, spoils in (("pen", True), ("cup", True), ("bowl", False)):
+        rest = np.zeros(52, np.float32)
+        rest[dining.QVEL[thing] + 1] = 1.01e-3
+        assert bool(success(qpos, rest, 0)) is (expected and not spoils)
+
+
+@pytest.mark.parametrize(("offset", "expected"), ((0.0499, True), (0.0511, False), (0.02, True)))
+def test_the_banana_succeeds_in_the_middle_of_the_bowl(offset, expected):
+    # Turned along x its half size along y is .056; the box of success reaches to y .032 in the bowl's frame.
+    qpos = _put(_resets("banana_in_bowl")[0][0], dining.QPOS["bowl"], (0.1, 0.0, TABLE_TOP_Z))
+    place = (0.1, offset + 0.0375, TABLE_TOP_Z + 0.05)
+    qpos = _put(qpos, dining.QPOS["banana"], place, _about((0, 0, 1), np.pi / 2))
+    assert bool(_success("banana_in_bowl")(qpos, np.zeros(52, np.float32), 0)) is expected
+
+
+@pytest.mark.parametrize(("gap", "expected"), ((0.0, True), (0.0009, True), (0.0011, False)))
+def test_the_mug_succeeds_within_a_millimetre_of_the_plate(gap, expected):
+    qpos = _put(_resets("mug_on_plate")[0][0], dining.QPOS["plate"], (0.1, 0.0, TABLE_TOP_Z))
+    qpos = _put(qpos, dining.QPOS["mug"], (0.1, 0.0, TABLE_TOP_Z + 0.004 + gap))
+    success, rest = _success("mug_on_plate"), np.zeros(52, np.float32)
+    assert bool(success(qpos, rest, 0)) is expected
+    rest[dining.QVEL["plate"]] = 1.01e-3
+    assert not bool(success(qpos, rest, 0))
+
+
+@pytest.mark.parametrize("name", ("plate_on_rack", "bowl_on_rack"))
+def test_rack_and_dish_are_in_their_ranges(name):
+    qpos, _ = _resets(name)
+    x, y, yaw = qpos[:, 16:19].T
+    assert np.abs(x).max() <= 0.1 and y.min() >= 0.18 and y.max() <= 0.25 and np.abs(np.degrees(yaw) + 90).max() <= 3.7
+    assert qpos[:, 19].min() >= 0 and qpos[:, 19].max() <= 0.25 and qpos[:, 20].min() >= -0.2 and qpos[:, 20].max() <= 0
+    assert np.ptp(qpos[:, 19]) > 0.2 and np.ptp(qpos[:, 20]) > 0.1 and np.ptp(x) > 0.18
+
+
+@pytest.mark.parametrize(("raised", "gap", "expected"), ((True, 0.0005, True), (True, 0.0015, False), (False, 0.0, False)))
+def test_the_plate_succeeds_where_it_touches_the_rack_off_the_table(raised, gap, expected):
+    """Upright over the two bars, its lower edge between them; or lying on the table against a bar's end."""
+    qpos = _resets("plate_on_rack")[0][0].copy()
+    qpos[16:19] = (0.0, 0.2, -np.pi / 2)
+    dish = dishes.DISHES["small_plate"]
+    if raised:  # flat on the tines' tops: its lower ring is over them
+        place = (0.0, 0.2, TABLE_TOP_Z + rack_object.TINE_TOP + rack_object.TINE_RADIUS + gap)
+        lower = np.asarray(dishes.rings(dish))[:8].reshape(-1, 3)
+        over = [np.abs(lower[:, 0]).max(), np.abs(lower[:, 1]).max()]
+        assert min(over) > 0.05
+        place = (rack_object.PITCH / 2 + 0.0, 0.2 + dish.foot - dishes.RING_RADIUS - rack_object.BAR_X, place[2])
+    else:
+        place = (0.0, 0.2 - rack_object.HALF[0] - dish.rim, TABLE_TOP_Z)
+    found = _success("plate_on_rack")(_put(qpos, 19, place), np.zeros(25, np.float32), 0)
+    assert bool(found) is expected

@@ -5,7 +5,25 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from clamp_jax.sim.experts import can_opener_in_caddy, drawer_close, drawer_open
+from clamp_jax.sim.experts import (
+    banana_in_bowl,
+    block_on_mat,
+    bowl_on_rack,
+    can_opener_in_caddy,
+    drawer_close,
+    drawer_open,
+    hand_over_banana,
+    hand_over_pen,
+    laptop_close,
+    magnifier_in_caddy,
+    mug_on_plate,
+    pen_in_container,
+    plate_on_rack,
+    push_crate,
+    scissors_in_caddy,
+    screwdriver_in_caddy,
+    stack_blocks,
+)
 from clamp_jax.sim.experts.ik import IKError
 from clamp_jax.sim.experts.motion import PlanError
 from clamp_jax.sim.scene import Scene
@@ -14,9 +32,23 @@ from clamp_jax.sim.tasks import Task
 __all__ = ["EXPERTS", "IKError", "PlanError", "plan"]
 
 EXPERTS: dict[str, ModuleType] = {
+    "banana_in_bowl": banana_in_bowl,
+    "block_on_mat": block_on_mat,
+    "bowl_on_rack": bowl_on_rack,
     "can_opener_in_caddy": can_opener_in_caddy,
     "drawer_close": drawer_close,
     "drawer_open": drawer_open,
+    "hand_over_banana": hand_over_banana,
+    "hand_over_pen": hand_over_pen,
+    "laptop_close": laptop_close,
+    "magnifier_in_caddy": magnifier_in_caddy,
+    "mug_on_plate": mug_on_plate,
+    "pen_in_container": pen_in_container,
+    "plate_on_rack": plate_on_rack,
+    "push_crate": push_crate,
+    "scissors_in_caddy": scissors_in_caddy,
+    "screwdriver_in_caddy": screwdriver_in_caddy,
+    "stack_blocks": stack_blocks,
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from clamp_jax.sim.experts import motion
 from clamp_jax.sim.experts.drawers import Front, first_reachable
-from clamp_jax.sim.objects import KNOB_RADIUS
+from clamp_jax.sim.objects.jewelry_box import KNOB_RADIUS
 from clamp_jax.sim.robot import FINGER_RADIUS
 from clamp_jax.sim.scene import Scene
 

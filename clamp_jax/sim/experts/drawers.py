@@ -8,7 +8,7 @@ import numpy as np
 from clamp_jax.geometry.aloha import GRIPPER_SITE
 from clamp_jax.sim.experts import ik
 from clamp_jax.sim.experts.motion import PlanError, Script
-from clamp_jax.sim.objects import DRAWER_HEIGHTS, KNOB_Y
+from clamp_jax.sim.objects.jewelry_box import DRAWER_HEIGHTS, KNOB_Y
 from clamp_jax.sim.robot import FINGER_SPAN
 from clamp_jax.sim.tasks.drawer_open import BOTTOM, BOX_QPOS
 

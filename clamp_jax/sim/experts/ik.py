@@ -51,13 +51,14 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     return sine * (angle / np.maximum(length, 1e-9))[:, None]
 
 
-def _rotation_of_quat(quat: Numbers) -> np.ndarray:
+def rotation_of_quat(quat: Numbers) -> np.ndarray:
+    """Rotation matrix (3, 3) of a quaternion (4,), wxyz, of any length."""
     w, x, y, z = np.asarray(quat, float) / np.linalg.norm(quat)
     k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * w * k + 2 * k @ k
 
 
-_BASES = {side: (np.array(pos, float), _rotation_of_quat(quat)) for side, (pos, quat) in aloha.BASES.items()}
+_BASES = {side: (np.array(pos, float), rotation_of_quat(quat)) for side, (pos, quat) in aloha.BASES.items()}
 
 
 def forward(side: str, joints: Numbers) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,37 @@
-"""Tasks: what stands on the table, how it is reset, when it is done. Pure functions, the same for every engine."""
+"""Tasks: what stands on the table, how it is reset, when it is done. Pure functions, the same for every engine.
+
+PAPER are the six on which the paper judges a policy; NEAR, to pre-train on, share their scenes and none of their goals; FAR, to
+pre-train on as well, share neither.
+"""
 
 import difflib
 
+from clamp_jax.sim.tasks.banana_in_bowl import BANANA_IN_BOWL
 from clamp_jax.sim.tasks.base import HOME_QPOS, Task
+from clamp_jax.sim.tasks.block_on_mat import BLOCK_ON_MAT
+from clamp_jax.sim.tasks.bowl_on_rack import BOWL_ON_RACK
 from clamp_jax.sim.tasks.can_opener_in_caddy import CAN_OPENER_IN_CADDY
 from clamp_jax.sim.tasks.drawer_close import DRAWER_CLOSE
 from clamp_jax.sim.tasks.drawer_open import DRAWER_OPEN
+from clamp_jax.sim.tasks.hand_over_banana import HAND_OVER_BANANA
+from clamp_jax.sim.tasks.hand_over_pen import HAND_OVER_PEN
+from clamp_jax.sim.tasks.laptop_close import LAPTOP_CLOSE
+from clamp_jax.sim.tasks.magnifier_in_caddy import MAGNIFIER_IN_CADDY
+from clamp_jax.sim.tasks.mug_on_plate import MUG_ON_PLATE
+from clamp_jax.sim.tasks.pen_in_container import PEN_IN_CONTAINER
+from clamp_jax.sim.tasks.plate_on_rack import PLATE_ON_RACK
+from clamp_jax.sim.tasks.push_crate import PUSH_CRATE
+from clamp_jax.sim.tasks.scissors_in_caddy import SCISSORS_IN_CADDY
+from clamp_jax.sim.tasks.screwdriver_in_caddy import SCREWDRIVER_IN_CADDY
+from clamp_jax.sim.tasks.stack_blocks import STACK_BLOCKS
 
-__all__ = ["HOME_QPOS", "TASKS", "Task", "get"]
+__all__ = ["FAR", "HOME_QPOS", "NEAR", "PAPER", "TASKS", "Task", "get"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (DRAWER_OPEN, DRAWER_CLOSE, CAN_OPENER_IN_CADDY)}
+_PAPER = (CAN_OPENER_IN_CADDY, SCREWDRIVER_IN_CADDY, PEN_IN_CONTAINER, MUG_ON_PLATE, PLATE_ON_RACK, DRAWER_OPEN)
+_NEAR = (MAGNIFIER_IN_CADDY, SCISSORS_IN_CADDY, BANANA_IN_BOWL, BOWL_ON_RACK, DRAWER_CLOSE)
+_FAR = (BLOCK_ON_MAT, STACK_BLOCKS, PUSH_CRATE, HAND_OVER_BANANA, HAND_OVER_PEN, LAPTOP_CLOSE)
+PAPER, NEAR, FAR = (tuple(task.name for task in group) for group in (_PAPER, _NEAR, _FAR))
+TASKS: dict[str, Task] = {task.name: task for task in _PAPER + _NEAR + _FAR}
 
 
 def get(name: str) -> Task:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int, Key
 
-from clamp_jax.sim.objects import DRAWER_TRAVEL, add_jewelry_box
+from clamp_jax.sim.objects.jewelry_box import DRAWER_TRAVEL, add_jewelry_box
 from clamp_jax.sim.tasks.base import Task
 from clamp_jax.sim.tasks.drawer_open import BOTTOM, box_at_rest, place_box
 

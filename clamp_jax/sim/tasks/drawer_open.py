@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int, Key
 
 from clamp_jax.geometry.aloha import TABLE_TOP_Z
-from clamp_jax.sim.objects import add_jewelry_box
+from clamp_jax.sim.objects.jewelry_box import add_jewelry_box
 from clamp_jax.sim.tasks.base import AT_REST, HOME_QPOS, Task
 
 POSITION_M, YAW_RAD = 0.15, jnp.pi / 4  # the box's middle on the table, +-, and its turn, +-

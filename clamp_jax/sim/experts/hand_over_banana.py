@@ -1,0 +1,7 @@
+"""Hand Over Banana."""
+
+import functools
+
+from clamp_jax.sim.experts import hand_over
+
+plan = functools.partial(hand_over.plan, thing="banana")

@@ -1,0 +1,5 @@
+"""Hand Over Pen: from the right arm to the left and into its container."""
+
+from clamp_jax.sim.tasks import hand_over
+
+HAND_OVER_PEN = hand_over.task("pen")
