@@ -1,20 +1,25 @@
 """Demonstrations by scripted experts, written as state records by all cores.
 
     python -m data_tools.generate --tasks drawer_open,drawer_close --episodes 200 --out runs/data
+    python -m data_tools.generate --tasks near,far --episodes 4500 --out runs/data --dry-run
 
 Candidate i of a task is made from seed + i alone; the successful ones are kept in the order of their seeds. So the same seed
-gives the same bytes, whatever the number of workers.
+gives the same bytes, whatever the number of workers, and however often it was stopped: the same command again goes on after the
+last whole shard, and no episode is lost or there twice.
 """
 
 import argparse
 import collections
 import ctypes
 import functools
-import itertools
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -38,6 +43,9 @@ from clamp_jax.structs import ACTION_DIM
 
 AFTER_SUCCESS = 25  # ticks an episode goes on after its success, so that the policy learns to come to rest
 PATIENCE = 40  # candidates without a single success after which the expert is taken as broken
+BEGUN = "generation.json"  # in the folder of an unfinished data set: what it was begun with
+SETS = {"all": tuple(sorted(tasks.TASKS)), "paper": tasks.PAPER, "near": tasks.NEAR, "far": tasks.FAR}
+PROBES = 4  # candidates of a task that --dry-run tries
 _PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[int, int, str], None]
@@ -55,9 +63,10 @@ def run(
 ) -> dict[str, Any]:
     """Write `episodes` successful demonstrations of a task to a data set; returns {episodes, candidates, reasons}.
 
-    tell(done, of, note) is called after each kept or rejected candidate; without it a bar is shown. Raises ValueError for an
-    unknown task, a folder that holds a data set already, or fewer than one episode; RuntimeError when the expert fails
-    PATIENCE candidates without one success. Nothing is left in the folder on an error.
+    An unfinished data set in the folder, begun with the same seed and physics, is continued; `reasons` are those of the
+    candidates of this run. tell(done, of, note) is called after each kept or rejected candidate; without it a bar is shown.
+    Raises ValueError for an unknown task, a folder that holds a data set already or one begun otherwise, or fewer than one
+    episode; RuntimeError when the expert fails PATIENCE candidates without one success. On an error whole shards are kept.
     """
     tasks.get(task)
     if episodes < 1:
@@ -72,7 +81,7 @@ def run(
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that holds anything but a data set, finished (the writer refuses it) or left unfinished by a kill."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    foreign = [path.name for path in entries if path.suffix not in (".array_record", ".tmp") and path.name != META]
+    foreign = [path.name for path in entries if path.suffix not in (".array_record", ".tmp") and path.name not in (META, BEGUN)]
     if foreign:
         raise ValueError(f"{folder} holds {foreign[0]!r} and {len(foreign) - 1} other things that are no data set; choose another folder")
 
@@ -95,21 +104,66 @@ class _bar:
 
 
 def _write(task: str, folder: Path, episodes: int, seed: int, workers: int | None, tell: Tell) -> dict[str, Any]:
-    kept, reasons = 0, collections.Counter()
-    with Writer(folder, task=task) as writer, _pool(workers) as pool:
-        for attempt in _in_order(pool, functools.partial(attempt_episode, task), itertools.count(seed)):
+    reasons = collections.Counter()
+    try:
+        with Writer(folder, task=task, resume=_begin(folder, task, seed)) as writer:
+            first = writer.seeds[-1] + 1 if writer.seeds else seed
+            if len(writer.seeds) < episodes:
+                told = (tell, first - seed - len(writer.seeds), reasons)
+                _fill(writer, task, episodes, range(first, sys.maxsize), workers, told)
+            kept, candidates = len(writer.seeds), writer.seeds[-1] - seed + 1
+    finally:  # the note goes with the last shard that it explains, or when the data set is finished
+        if (folder / META).exists() or not any(folder.glob("*.array_record")):
+            (folder / BEGUN).unlink(missing_ok=True)
+    return {"episodes": kept, "candidates": candidates, "reasons": dict(reasons)}
+
+
+def _fill(
+    writer: Writer, task: str, episodes: int, seeds: range, workers: int | None, count: tuple[Tell, int, collections.Counter]
+) -> None:
+    """Add episodes until there are so many; count: whom to tell, candidates rejected before, and reasons of those rejected now."""
+    tell, earlier, reasons = count
+    with _pool(workers) as pool:
+        for attempt in _in_order(pool, functools.partial(attempt_episode, task), iter(seeds)):
             if attempt.episode is None:
                 reasons[attempt.reason] += 1
             else:
                 writer.add(attempt.episode)
-                kept += 1
-            rejected = sum(reasons.values())
+            kept, rejected = len(writer.seeds), earlier + sum(reasons.values())
             tell(kept, episodes, f"{rejected / (kept + rejected):.1%} rejected")
             if kept == episodes:
                 break
             if not kept and rejected >= PATIENCE:
                 raise RuntimeError(f"the expert of {task!r} failed {rejected} of {rejected} candidates: {dict(reasons)}")
-    return {"episodes": kept, "candidates": kept + rejected, "reasons": dict(reasons)}
+
+
+def _begin(folder: Path, task: str, seed: int) -> bool:
+    """Note what a data set is begun with; whether one that was begun so is there to be continued.
+
+    Raises ValueError if the folder holds an unfinished one that was begun otherwise: half of it would be of another world.
+    """
+    with_what = {"task": task, "seed": seed, "physics": physics_of(task)}
+    note = folder / BEGUN
+    if (folder / META).exists():
+        return False  # the writer refuses it
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found != with_what:
+            changed = ", ".join(key for key in with_what if found.get(key) != with_what[key])
+            raise ValueError(f"{folder} holds an unfinished data set with another {changed} ({found}); remove it or name another folder")
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    note.with_suffix(".tmp").write_text(json.dumps(with_what))
+    note.with_suffix(".tmp").rename(note)
+    return True
+
+
+def physics_of(task: str) -> str:
+    """Hash of a task's compiled model: episodes of two models do not belong into one data set."""
+    model = scene.build(task).model
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return hashlib.sha256(buffer).hexdigest()[:16]
 
 
 def _pool(workers: int | None) -> ProcessPoolExecutor:
@@ -200,26 +254,69 @@ def object_positions(built: scene.Scene, qpos: np.ndarray) -> np.ndarray:
     return found
 
 
+def expect(task: str, episodes: int, seed: int) -> dict[str, float]:
+    """What so many episodes would take, by a few candidates on this core: {candidates, core_hours, gib}; ValueError if none succeeds."""
+    attempt_episode(task, seed)  # compiles what a worker compiles once
+    begin, found = time.perf_counter(), [attempt_episode(task, seed + i).episode for i in range(PROBES)]
+    seconds, kept = time.perf_counter() - begin, [episode for episode in found if episode is not None]
+    if not kept:
+        raise ValueError(f"none of {PROBES} candidates of {task!r} succeeded; try another --seed")
+    with tempfile.TemporaryDirectory() as folder:
+        with Writer(Path(folder, "probe"), task=task) as writer:
+            for episode in kept:
+                writer.add(episode)
+        size = sum(path.stat().st_size for path in Path(folder, "probe").iterdir()) / len(kept)
+    candidates = episodes * PROBES / len(kept)
+    return {"candidates": candidates, "core_hours": candidates * seconds / PROBES / 3600, "gib": episodes * size / 2**30}
+
+
+def dry_run(names: list[str], episodes: int, seed: int, workers: int) -> None:
+    """Print what a run would take."""
+    total = collections.Counter()
+    for name in names:
+        found = expect(name, episodes, seed)
+        total.update(found)
+        hours = found["core_hours"] / workers
+        print(
+            f"{name}: {episodes} episodes of {found['candidates']:.0f} candidates, {hours:.2f} h on {workers} cores, {found['gib']:.2f} GiB"
+        )
+    print(f"all: {episodes * len(names)} episodes, {total['core_hours'] / workers:.1f} h on {workers} cores, {total['gib']:.1f} GiB")
+
+
+def named(text: str) -> list[str]:
+    """Names of tasks, of words separated by commas that are names or sets; ValueError for an unknown one."""
+    names = [name for word in text.split(",") for name in SETS.get(word, (word,))]
+    for name in names:
+        tasks.get(name)
+    return list(dict.fromkeys(names))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", required=True, help=f"names separated by commas, or 'all': {', '.join(sorted(tasks.TASKS))}")
+    parser.add_argument("--tasks", required=True, help=f"sets ({', '.join(SETS)}) or names, by commas: {', '.join(sorted(tasks.TASKS))}")
     parser.add_argument("--episodes", type=int, default=200, help="successful episodes of each task")
+    parser.add_argument("--geometry", choices=("primitive",), default="primitive", help="what things are made of")
     parser.add_argument("--out", type=Path, required=True, help="folder; each task gets a folder of its name in it")
     parser.add_argument("--seed", type=int, default=0, help="of the first candidate")
     parser.add_argument("--workers", type=int, help="processes; default: one for each core")
+    parser.add_argument("--dry-run", action="store_true", help="only say how long it would take and how big it would be")
     args = parser.parse_args()
-    names = sorted(tasks.TASKS) if args.tasks == "all" else args.tasks.split(",")
     try:
+        names = named(args.tasks)
+        if args.dry_run:
+            dry_run(names, args.episodes, args.seed, args.workers or len(os.sched_getaffinity(0)))
+            return
         for name in names:
-            tasks.get(name)
             if (args.out / name / META).exists():
                 raise ValueError(f"{args.out / name} already holds a finished data set; choose another --out or remove it")
         for name in names:
             done = run(name, args.out / name, episodes=args.episodes, seed=args.seed, workers=args.workers)
             print(f"{name}: {done['episodes']} of {done['candidates']} candidates kept in {args.out / name}")
             print(f"  rejected: {done['reasons'] or 'none'}")
-    except (ValueError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        sys.exit("generate: stopped; the same command goes on after the last whole shard")
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"generate: {error}")
 
 

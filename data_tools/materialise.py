@@ -1,6 +1,6 @@
 """Make an image data set of a state data set: the sensors are run once and their images kept, as a robot's recorder would.
 
-    python -m data_tools.materialise --data runs/demo/data/drawer_open --out runs/images --size 64 --every 5
+python -m data_tools.materialise --data runs/demo/data/drawer_open --out runs/images --size 64 --every 5
 """
 
 import argparse

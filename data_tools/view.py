@@ -1,6 +1,6 @@
 """Draw a contact sheet of a data set: cameras, the five views and the actions of one episode, as a PNG.
 
-    python -m data_tools.view --data runs/demo/data/drawer_open --out runs/sheet.png --episode 0 --frames 4
+python -m data_tools.view --data runs/demo/data/drawer_open --out runs/sheet.png --episode 0 --frames 4
 """
 
 import argparse

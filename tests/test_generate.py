@@ -1,12 +1,13 @@
 """Generated data sets: the same bytes for the same seed, frames that belong to their commands, nothing half-written."""
 
+import functools
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from clamp_jax.data.records import META, Reader
+from clamp_jax.data.records import META, Reader, Writer
 from clamp_jax.sim import scene, tasks
 from clamp_jax.sim.engines.native import Engine
 from data_tools import generate
@@ -63,6 +64,58 @@ def test_nothing_is_left_of_a_run_that_breaks(tmp_path):
     with pytest.raises(RuntimeError, match="the disk is full"):
         generate.run(TASK, tmp_path / TASK, episodes=2, workers=1, tell=breaks)
     assert list((tmp_path / TASK).iterdir()) == []
+
+
+def test_a_stopped_run_goes_on_after_its_last_whole_shard(tmp_path, monkeypatch):
+    """Stopped in its third shard and taken up again, with another number of workers: the bytes are those of one run."""
+    monkeypatch.setattr(generate, "Writer", functools.partial(Writer, shard_episodes=2))
+    generate.run(TASK, tmp_path / "whole", episodes=6, seed=5, workers=2, tell=_quiet)
+
+    def stops(done, *_):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate.run(TASK, tmp_path / "stopped", episodes=6, seed=5, workers=2, tell=stops)
+    left = {path.name for path in (tmp_path / "stopped").iterdir()}
+    assert left == {"episodes-00000.array_record", "episodes-00001.array_record", generate.BEGUN}
+    with pytest.raises(ValueError, match="unfinished data set with another seed"):
+        generate.run(TASK, tmp_path / "stopped", episodes=6, seed=6, tell=_quiet)
+    (tmp_path / "stopped" / "episodes-00002.array_record.tmp").write_bytes(b"half")  # as a kill leaves it
+    told = []
+    generate.run(TASK, tmp_path / "stopped", episodes=6, seed=5, workers=1, tell=lambda *args: told.append(args))
+    assert told[0][0] >= 4, "the whole shards were made again"
+    assert _bytes(tmp_path / "stopped") == _bytes(tmp_path / "whole")
+
+
+def test_a_broken_shard_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "Writer", functools.partial(Writer, shard_episodes=1))
+
+    def stops(done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate.run(TASK, tmp_path / TASK, episodes=3, seed=5, workers=1, tell=stops)
+    shard = tmp_path / TASK / "episodes-00001.array_record"
+    shard.write_bytes(shard.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="episodes-00001.array_record cannot be read"):
+        generate.run(TASK, tmp_path / TASK, episodes=3, seed=5, workers=1, tell=_quiet)
+
+
+def test_a_dry_run_says_what_it_would_take(capsys, monkeypatch):
+    monkeypatch.setattr(generate, "PROBES", 2)
+    generate.dry_run([TASK], 4500, 0, 2)
+    first, total = capsys.readouterr().out.splitlines()
+    assert first.startswith("drawer_close: 4500 episodes of 4500 candidates, ") and "4500 episodes, " in total
+    gib = float(first.split(", ")[-1].split()[0])
+    assert 0.05 < gib < 1.0
+
+
+def test_sets_of_tasks_are_named_as_a_whole():
+    assert set(generate.named("all")) == set(tasks.TASKS) and generate.named("near,drawer_close") == list(tasks.NEAR)
+    with pytest.raises(ValueError, match="did you mean 'mug_on_plate'"):
+        generate.named("paper,mug_on_plat")
 
 
 def test_what_is_asked_wrongly_is_refused(made, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from clamp_jax.data.shards import ShardReader, ShardWriter, sha256_of
+from clamp_jax.data.shards import ShardReader, ShardWriter, describe, sha256_of
 from clamp_jax.data.transforms import SIZES, Sizes, check_sizes, count_geoms
 from clamp_jax.structs import ACTION_DIM, Calibration, Capacity, Geoms, Tree
 
@@ -206,12 +206,20 @@ class Writer:
     """Writes the episodes of one task to a folder: shards, then meta.json.
 
     Use as a context manager: on an error within, the shards are removed and no meta.json is written. A folder with a
-    finished data set is refused, left-overs of an unfinished one are removed.
+    finished data set is refused, left-overs of an unfinished one are removed. With `resume` (state records) whole shards are
+    kept instead, on an error too, and what is in them counts: `seeds` are those of the episodes that are there.
     `add` raises ValueError for an invalid episode, another task or kind, or a scene that overflows `sizes`.
     """
 
     def __init__(
-        self, directory: str | Path, *, task: str, kind: str = "state", sizes: Sizes = SIZES, shard_episodes: int = SHARD_EPISODES
+        self,
+        directory: str | Path,
+        *,
+        task: str,
+        kind: str = "state",
+        sizes: Sizes = SIZES,
+        shard_episodes: int = SHARD_EPISODES,
+        resume: bool = False,
     ):
         self.directory, self.task, self.kind, self.sizes = Path(directory), task, kind, sizes
         if kind not in KINDS:
@@ -219,8 +227,11 @@ class Writer:
         if (self.directory / META).exists():
             raise ValueError(f"{self.directory} already holds a finished data set; choose another folder or remove it")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._remove_shards()
+        if resume and kind != "state":
+            raise ValueError("only a data set of state records can be resumed")
+        self._resume = resume
         self._episodes = ShardWriter(self.directory, "episodes", shard_episodes)
+        self._remove_shards()
         self._frames = ShardWriter(self.directory, "frames", SHARD_FRAMES)
         self._lengths: list[int] = []
         self._images: list[int] = []
@@ -228,6 +239,19 @@ class Writer:
         self._names: dict[str, None] = {}  # of objects, in the order in which they came
         self._used = Sizes(0, 0, Capacity(0, 0, 0, 0, 0))
         self._cameras: list[int] | None = None
+        self.seeds: list[int] = []
+        for path in self._episodes.finished() if resume else ():
+            self._take_up(path)
+
+    def _take_up(self, path: Path) -> None:
+        """Count the episodes of a shard that was finished before."""
+        shard, whole = describe(path, ShardReader.count(path)), self._episodes.limit
+        if shard["records"] != whole:
+            raise ValueError(f"shard {path} cannot be read: {shard['records']} records, expected {whole}; remove it to have it made again")
+        reader = ShardReader(self.directory, [shard])
+        for index in range(shard["records"]):
+            self._count(decode(reader.read(index)))
+        self._episodes.shards.append(shard)
 
     def __enter__(self) -> "Writer":
         return self
@@ -243,11 +267,15 @@ class Writer:
         check_episode(episode)
         if (episode.task, episode.kind) != (self.task, self.kind):
             raise ValueError(f"episode is of {(episode.task, episode.kind)}, the data set of {(self.task, self.kind)}; one folder each")
+        if self.kind == "image":
+            self._add_frames(episode)
+        self._count(episode)
+        self._episodes.write(encode(episode))
+
+    def _count(self, episode: Episode) -> None:
         if self.kind == "state":
             self._count_sizes(episode)
-        else:
-            self._add_frames(episode)
-        self._episodes.write(encode(episode))
+        self.seeds.append(episode.seed)
         self._lengths.append(len(episode.actions))
         self._instructions[episode.instruction] = self._instructions.get(episode.instruction, 0) + 1
         self._names.update(dict.fromkeys(episode.object_names))
@@ -279,16 +307,21 @@ class Writer:
         return meta
 
     def abort(self) -> None:
-        """Give up: close what is open and remove what was written."""
+        """Give up: close what is open and remove what was written; whole shards are kept with `resume`."""
         with contextlib.suppress(Exception):
-            self._episodes.finish()
+            if self._resume:
+                self._episodes.drop()
+            else:
+                self._episodes.finish()
             self._frames.finish()
         self._remove_shards()
 
     def _remove_shards(self) -> None:
+        keep = set(self._episodes.finished()) if self._resume else set()
         for pattern in ("episodes-?????.array_record*", "frames-?????.array_record*", f"{META}.tmp"):
             for path in self.directory.glob(pattern):
-                path.unlink()
+                if path not in keep:
+                    path.unlink()
 
     def _count_sizes(self, episode: Episode) -> None:
         found = (len(episode.tree.parent), episode.qpos.shape[1], count_geoms(episode.geom_types))

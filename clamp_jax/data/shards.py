@@ -1,6 +1,7 @@
 """Array-record files: numbered shards of a folder, written whole or not at all, read at random with errors that name them."""
 
 import hashlib
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,42 @@ class ShardWriter:
         if self._count == self.limit:
             self.finish()
 
+    def finished(self) -> list[Path]:
+        """Shards that were written whole before and have no gap before them."""
+        paths = [self.directory / f"{self.stem}-{number:05d}.array_record" for number in range(100_000)]
+        return list(itertools.takewhile(Path.exists, paths))
+
+    def drop(self) -> None:
+        """Close an unfinished shard without making it one."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
     def finish(self) -> None:
         if self._writer is None:
             return
         self._writer.close()
         self._writer = None
         name, path = self._name, self.directory / f"{self._name}.tmp"
-        self.shards.append({"name": name, "records": self._count, "bytes": path.stat().st_size, "sha256": sha256_of(path)})
         path.rename(self.directory / name)
+        self.shards.append(describe(self.directory / name, self._count))
+
+
+def describe(path: Path, records: int) -> dict[str, Any]:
+    """What meta.json says of a finished shard."""
+    return {"name": path.name, "records": records, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 class ShardReader:
     """Random access to the records of a list of shards; errors name the shard."""
+
+    @staticmethod
+    def count(path: Path) -> int:
+        """Records of a finished shard; ValueError if it is none."""
+        try:
+            return ArrayRecordReader(str(path), READER_OPTIONS).num_records()
+        except RuntimeError as error:
+            raise ValueError(f"shard {path} cannot be read ({error}); remove it to have it made again") from error
 
     def __init__(self, directory: Path, shards: list[dict[str, Any]]):
         self.directory, self.shards = directory, shards

@@ -1,5 +1,7 @@
 """Laptop Close: closed fingers behind the lid lead it round its hinge and press it down."""
 
+import itertools
+
 import numpy as np
 
 from clamp_jax.geometry.aloha import SIDES, TABLE_TOP_Z
@@ -21,20 +23,21 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     reason = None
     for side in SIDES if x < 0 else SIDES[::-1]:
         outer = -1.0 if side == "left" else 1.0
-        for shift in (0.0, 0.05, 0.09):  # towards the arm, along the lid's edge
-            for tilt in np.radians((0.0, 20.0, 40.0)):
-                try:
-                    script = _close(qpos0, side, laptop, style | {"across": style["across"] + outer * shift}, tilt)
-                    return motion.commands(scene.model, script, qpos0)
-                except ik.IKError as error:
-                    reason = reason or error
+        shifts = (0.0, 0.05, 0.09, -0.05)  # m, towards the arm, along the lid's edge
+        tilts = np.radians((0.0, 20.0, 40.0, -20.0, 55.0))
+        for shift, tilt, turned in itertools.product(shifts, tilts, (1.0, -1.0)):
+            manner = style | {"across": style["across"] + outer * shift, "turned": turned}
+            try:
+                return motion.commands(scene.model, _close(qpos0, side, laptop, manner, tilt), qpos0)
+            except ik.IKError as error:
+                reason = reason or error
     raise motion.PlanError(f"no arm reaches round the lid: {reason}")
 
 
 def _close(qpos0: np.ndarray, side: str, laptop: np.ndarray, style: dict[str, float], tilt: float) -> motion.Script:
     outward = np.array([1.0 if side == "left" else -1.0, 0.0, 0.0])
     direction = np.cos(tilt) * carry.DOWN + np.sin(tilt) * outward
-    closing = laptop[:3, 0]
+    closing = style["turned"] * laptop[:3, 0]
 
     def tool(angle: float, off: float, radius: float = style["radius"]) -> np.ndarray:
         """Fingertips on the lid's outside at an angle from closed, `off` (m) from touching."""

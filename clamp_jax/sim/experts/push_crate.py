@@ -1,5 +1,7 @@
 """Push Crate: closed fingers push one side after the other, along x and along y, until the crate is over the mat."""
 
+import itertools
+
 import numpy as np
 
 from clamp_jax.geometry.aloha import SIDES, TABLE_TOP_Z
@@ -23,22 +25,23 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     order, tempo = (0, 1) if rng.random() < 0.5 else (1, 0), rng.uniform(0.9, 1.1)
     reason = None
     for side in SIDES if crate[0] + mat[0] < 0 else SIDES[::-1]:
-        for tilt in np.radians((0.0, 20.0, 40.0)):
-            for axes in (order, order[::-1]):
-                try:
-                    return motion.commands(scene.model, _pushes(qpos0, side, crate, goal, axes, tilt, tempo), qpos0)
-                except ik.IKError as error:
-                    reason = reason or error
+        tilts = np.radians((0.0, 20.0, 40.0, -20.0))
+        for tilt, axes, turned in itertools.product(tilts, (order, order[::-1]), (1.0, -1.0)):
+            try:
+                return motion.commands(scene.model, _pushes(qpos0, side, (crate, goal), axes, (tilt, turned), tempo), qpos0)
+            except ik.IKError as error:
+                reason = reason or error
     raise motion.PlanError(f"no arm pushes the crate all the way: {reason}")
 
 
 def _pushes(
-    qpos0: np.ndarray, side: str, crate: np.ndarray, goal: np.ndarray, axes: tuple[int, ...], tilt: float, tempo: float
+    qpos0: np.ndarray, side: str, way_of: tuple[np.ndarray, np.ndarray], axes: tuple[int, ...], stance: tuple[float, float], tempo: float
 ) -> motion.Script:
-    """One straight push along each axis; the tool leans away from the arm's base."""
-    script, crate = motion.Script(side, qpos0, tempo=tempo), crate.copy()
+    """One straight push along each axis from the first of `way_of` to the second; stance: how far the tool leans away from the
+    arm's base (rad), and 1 or, for half a turn of the gripper, -1."""
+    script, crate, goal = motion.Script(side, qpos0, tempo=tempo), way_of[0].copy(), way_of[1]
     outward = np.array([1.0 if side == "left" else -1.0, 0.0, 0.0])
-    direction = np.cos(tilt) * carry.DOWN + np.sin(tilt) * outward
+    direction, closing = np.cos(stance[0]) * carry.DOWN + np.sin(stance[0]) * outward, np.array([0.0, stance[1], 0.0])
     for axis in axes:
         way = goal[axis] - crate[axis]
         if abs(way) < _LEAST:
@@ -48,16 +51,16 @@ def _pushes(
         half = CRATE_HALF[axis] + FINGER_RADIUS + (2 * FINGER_RADIUS if axis == 1 else 0.0)
         begin = np.append(crate, _TIP_Z) - (half + _AWAY) * push
         end = np.append(crate, _TIP_Z) + (abs(way) - half) * push
-        script.reach(_tool(begin, direction, _CLEAR_Z), 1.2, gripper=0.0)
-        script.slide(_tool(begin, direction, _TIP_Z), 0.6)
-        script.slide(_tool(end, direction, _TIP_Z), 0.5 + (abs(way) + _AWAY) / _SPEED, hold_s=0.2)
-        script.slide(_tool(end - _AWAY * push, direction, _TIP_Z), 0.4)
-        script.slide(_tool(end - _AWAY * push, direction, _CLEAR_Z), 0.5)
+        script.reach(_tool(begin, direction, closing, _CLEAR_Z), 1.2, gripper=0.0)
+        script.slide(_tool(begin, direction, closing, _TIP_Z), 0.6)
+        script.slide(_tool(end, direction, closing, _TIP_Z), 0.5 + (abs(way) + _AWAY) / _SPEED, hold_s=0.2)
+        script.slide(_tool(end - _AWAY * push, direction, closing, _TIP_Z), 0.4)
+        script.slide(_tool(end - _AWAY * push, direction, closing, _CLEAR_Z), 0.5)
         crate[axis] = goal[axis]
     return script.home(1.0)
 
 
-def _tool(tip: np.ndarray, direction: np.ndarray, height: float) -> np.ndarray:
+def _tool(tip: np.ndarray, direction: np.ndarray, closing: np.ndarray, height: float) -> np.ndarray:
     """Fingertips' middle over x, y of `tip` at a height, the fingers closing along y."""
     point = np.array([tip[0], tip[1], height])
-    return ik.tool_pose(point + carry.TIP_BEHIND_SITE * direction, direction, (0.0, 1.0, 0.0))
+    return ik.tool_pose(point + carry.TIP_BEHIND_SITE * direction, direction, closing)

@@ -8,7 +8,7 @@ from jaxtyping import ArrayLike, Bool, Float, Key
 
 from clamp_jax.sim.tasks.placing import first_apart
 
-LOW, HIGH = np.float32([-0.25, -0.2]), np.float32([0.25, 0.2])  # m: where things may stand
+LOW, HIGH = np.float32([-0.22, -0.18]), np.float32([0.22, 0.18])  # m: where things may stand
 
 
 def places(key: Key[Array, ""], count: int, apart_m: float, reach_m: float = 1.0) -> Float[Array, "c 2"]:

@@ -19,12 +19,13 @@ CONTAINER_QPOS, THING_QPOS, CONTAINER_QVEL, THING_QVEL = 16, 23, 16, 22
 LOW = np.float32([(0.12, -0.1, -np.pi), (-0.18, -0.1, -np.pi)])
 HIGH = np.float32([(0.18, 0.1, np.pi), (-0.12, 0.1, np.pi)])
 _ADD = {"banana": add_banana, "pen": add_pen}
-_CONTAINERS = {"banana": ("bowl", dining.IN_BOWL), "pen": ("cup", dining.IN_CUP)}
+CONTAINERS = {"banana": "bowl", "pen": "cup"}
+_BOXES = {"banana": dining.IN_BOWL, "pen": dining.IN_CUP}
 
 
 def build(spec: mujoco.MjSpec, *, thing: str) -> None:
     """Container and thing; qpos after the robot: 7 of each."""
-    add_dish(spec, _CONTAINERS[thing][0])
+    add_dish(spec, CONTAINERS[thing])
     _ADD[thing](spec)
 
 
@@ -39,13 +40,13 @@ def success(qpos: Float[ArrayLike, " q"], qvel: Float[ArrayLike, " v"], variant:
     """The thing is in the container's boxes, and neither moves."""
     del variant
     container, held = (free_pose(qpos, start) for start in (CONTAINER_QPOS, THING_QPOS))
-    inside = dining.in_boxes(container, held, dining.HALVES[thing], _CONTAINERS[thing][1])
+    inside = dining.in_boxes(container, held, dining.HALVES[thing], _BOXES[thing])
     return inside & still(qvel, CONTAINER_QVEL, THING_QVEL)
 
 
 def task(thing: str) -> Task:
     """The task of a banana and a bowl or of a pen and a cup."""
-    container = _CONTAINERS[thing][0]
+    container = CONTAINERS[thing]
     return Task(
         name=f"hand_over_{thing}",
         objects=((thing, thing), (container, container)),
