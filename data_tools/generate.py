@@ -168,10 +168,10 @@ def physics_of(task: str) -> str:
 
 def _pool(workers: int | None) -> ProcessPoolExecutor:
     count = workers or len(os.sched_getaffinity(0))
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=begin_worker)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """A worker dies with its parent (Linux), leaves Ctrl-C to it, and runs jax on the CPU."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,11 +1,9 @@
 """A block carried onto a mat or onto another block."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from clamp_jax.geometry.aloha import TABLE_TOP_Z
-from clamp_jax.sim.experts import carry
+from clamp_jax.sim.experts import carry, ik
 from clamp_jax.sim.objects.blocks import BLOCK_HALF
 from clamp_jax.sim.scene import Scene
 
@@ -13,7 +11,7 @@ _BELOW = 0.010  # m, of the fingertips under the block's middle
 _DROP = 0.002  # m
 
 
-def commands(scene: Scene, qpos0: np.ndarray, block: int, place: Sequence[float], height: float, rng: np.random.Generator) -> np.ndarray:
+def commands(scene: Scene, qpos0: np.ndarray, block: int, place: ik.Numbers, height: float, rng: np.random.Generator) -> np.ndarray:
     """Commands that bring the block whose qpos begins at `block` to x, y (m), its lower side `height` over the table."""
     grasps = []
     for tilt in np.radians((0.0, 25.0, 45.0)):

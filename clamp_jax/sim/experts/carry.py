@@ -48,7 +48,7 @@ class Style(NamedTuple):
         return Style(rng.uniform(0.06, 0.09), lift + rng.uniform(0.0, 0.02), rng.uniform(0.9, 1.1))
 
 
-def grasp(tip: Sequence[float], direction: Sequence[float], closing: Sequence[float], half_width: float) -> Grasp:
+def grasp(tip: ik.Numbers, direction: ik.Numbers, closing: ik.Numbers, half_width: float) -> Grasp:
     """Fingertips' middle at `tip` (m), the tool along `direction`, the fingers closing along `closing`; the thing's frame."""
     direction = np.asarray(direction, float) / np.linalg.norm(direction)
     return Grasp(ik.tool_pose(np.asarray(tip, float) + TIP_BEHIND_SITE * direction, direction, closing), half_width)
@@ -59,7 +59,7 @@ def gripper(half_width: float) -> float:
     return (half_width + FINGERTIPS_MEET - GRIPPER_CLOSED_M) / (GRIPPER_OPEN_M - GRIPPER_CLOSED_M)
 
 
-def upright(place: Sequence[float], yaw: float) -> np.ndarray:
+def upright(place: ik.Numbers, yaw: float) -> np.ndarray:
     """Pose (4, 4) at x, y, z (m), turned about z."""
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = ik.rotation_about((0, 0, yaw)), place
@@ -188,7 +188,7 @@ def rim_grasps(rim: float, foot: float, height: float, wall: float, walls: Itera
             yield grasp(radius * outward + (0, 0, tip_z), along, sign * outward, wall)
 
 
-def table(place: Sequence[float], height: float) -> np.ndarray:
+def table(place: ik.Numbers, height: float) -> np.ndarray:
     """World point (3,) of x, y at a height over the table's top, m."""
     return np.array([place[0], place[1], TABLE_TOP_Z + height])
 

@@ -15,7 +15,7 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     del variant
     mug, plate = laid_table.poses(qpos0, "mug", "plate")
     style = carry.Style.draw(rng, lift=0.10)
-    walls = [wall for wall in rng.permutation(SIDES) if wall]  # not the one under the handle
+    walls = [int(wall) for wall in rng.permutation(SIDES) if wall]  # not the one under the handle
     dish = DISHES["mug"]
     grasps = list(carry.rim_grasps(dish.rim, dish.foot, dish.height, dish.wall, walls, SIDES))
     place = plate[:2, 3] + rng.uniform(-0.012, 0.012, 2)

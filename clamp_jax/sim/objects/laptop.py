@@ -22,8 +22,8 @@ def add_laptop(spec: mujoco.MjSpec) -> None:
     lid = body.add_body(name="lid", pos=(0, HINGE_Y, BASE_HEIGHT + LID_HALF))
     hinge = lid.add_joint(name="lid", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(1, 0, 0), range=(OPEN_RAD - 0.1, 0.0))
     # Stiff enough to stand where it is left, and to close without a bang.
-    hinge.damping, hinge.frictionloss, hinge.solimp_friction = (0.5, 0, 0), 0.45, (0.998, 0.999, 0.001, 0.5, 2)
+    hinge.damping, hinge.frictionloss, hinge.armature = (0.5, 0, 0), 0.45, 0.05  # armature: else dry friction lets it creep
     panel = shape(lid, BOX, (half_x, LID_LENGTH / 2, LID_HALF), pos=(0, -LID_LENGTH / 2, 0), rgb=(0.50, 0.51, 0.53))
-    panel.mass = 0.25
+    panel.mass = 0.15
     collide(panel, FINGER, PROP)
     shape(lid, BOX, (0.142, 0.088, 0.001), pos=(0, -LID_LENGTH / 2, -LID_HALF), rgb=(0.06, 0.08, 0.16))

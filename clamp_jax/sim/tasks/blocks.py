@@ -15,7 +15,7 @@ def places(key: Key[Array, ""], count: int, apart_m: float, reach_m: float = 1.0
     """x, y of things that stand at least so far from one another, and the second at most so far from the first."""
 
     def draw(key: Array) -> Array:
-        return jnp.asarray(LOW) + jax.random.uniform(key, (count, 2)) * jnp.asarray(HIGH - LOW)
+        return jnp.asarray(LOW)[None] + jax.random.uniform(key, (count, 2)) * jnp.asarray(HIGH - LOW)[None]
 
     def apart(found: Array) -> Array:
         first, second = np.triu_indices(count, 1)

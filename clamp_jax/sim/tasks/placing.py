@@ -37,7 +37,7 @@ def standing(place: Float[Array, "2"], height_m: float, yaw: Float[ArrayLike, ""
     return jnp.stack([place[0], place[1], z, jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)])
 
 
-def first_apart(draw: Callable[[Key[Array, ""]], Array], apart: Callable[[Array], Array], key: Key[Array, ""]) -> Float[Array, " q"]:
+def first_apart(draw: Callable[[Key[Array, ""]], Array], apart: Callable[[Array], Array], key: Key[Array, ""]) -> Float[Array, "*q"]:
     """Ours: the first of DRAWS draws in which no two things stand in one another; the first of all if there is none."""
     draws = jax.vmap(draw)(jax.random.split(key, DRAWS))
     return draws[jnp.argmax(jax.vmap(apart)(draws))]
