@@ -268,3 +268,86 @@ def test_the_plate_succeeds_where_it_touches_the_rack_off_the_table(raised, gap,
         place = (0.0, 0.2 - rack_object.HALF[0] - dish.rim, TABLE_TOP_Z)
     found = _success("plate_on_rack")(_put(qpos, 19, place), np.zeros(25, np.float32), 0)
     assert bool(found) is expected
+
+
+# Far from the paper's scenes: a state on each side of every threshold.
+
+
+def _succeeds(name: str, qpos: np.ndarray, moving: dict[int, float] | None = None) -> bool:
+    qvel = np.zeros(scene.build(name).model.nv, np.float32)
+    for component, speed in (moving or {}).items():
+        qvel[component] = speed
+    return bool(_success(name)(qpos, qvel, 0))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "height", "expected"),
+    (
+        (0.0, 0.0, 0.0, True),
+        (0.0599, -0.0599, 0.0, True),
+        (0.0601, 0.0, 0.0, False),
+        (0.0, -0.0601, 0.0, False),
+        (0.0, 0.0, 0.0049, True),
+        (0.0, 0.0, 0.0051, False),
+    ),
+)
+def test_the_block_succeeds_on_the_mat(x, y, height, expected):
+    qpos = _resets("block_on_mat")[0][0].copy()
+    qpos[16:18] = (0.1, 0.05)
+    qpos = _put(qpos, 18, (0.1 + x, 0.05 + y, TABLE_TOP_Z + 0.0225 + height))
+    assert _succeeds("block_on_mat", qpos) is expected
+    assert not _succeeds("block_on_mat", qpos, {19: 1.01e-3})
+
+
+@pytest.mark.parametrize(
+    ("off", "step", "expected"),
+    ((0.0, 0.045, True), (0.0224, 0.045, True), (0.0226, 0.045, False), (0.0, 0.0489, True), (0.0, 0.0491, False), (0.0, 0.0409, False)),
+)
+def test_the_red_block_succeeds_on_the_blue_one(off, step, expected):
+    qpos = _put(_resets("stack_blocks")[0][0], 23, (0.1, 0.0, TABLE_TOP_Z + 0.0225))
+    qpos = _put(qpos, 16, (0.1, off, TABLE_TOP_Z + 0.0225 + step))
+    assert _succeeds("stack_blocks", qpos) is expected
+    for component in (16, 22):  # of the red one, of the blue one
+        assert not _succeeds("stack_blocks", qpos, {component: -1.01e-3})
+
+
+@pytest.mark.parametrize(("x", "y", "expected"), ((0.0299, -0.0299, True), (0.0301, 0.0, False), (0.0, 0.0301, False)))
+def test_the_crate_succeeds_over_the_mat(x, y, expected):
+    qpos = _resets("push_crate")[0][0].copy()
+    qpos[16:20] = (0.1, 0.05, 0.1 + x, 0.05 + y)
+    assert _succeeds("push_crate", qpos) is expected
+    assert not _succeeds("push_crate", qpos, {19: 1.01e-3}) and _succeeds("push_crate", qpos, {16: 1.0}) is expected
+
+
+@pytest.mark.parametrize(("hinge", "expected"), ((-0.0099, True), (-0.0101, False), (-1.83, False)))
+def test_the_laptop_succeeds_closed(hinge, expected):
+    qpos = _resets("laptop_close")[0][0].copy()
+    qpos[19] = hinge
+    assert _succeeds("laptop_close", qpos) is expected
+    assert not _succeeds("laptop_close", qpos, {17: 1.01e-3}) and _succeeds("laptop_close", qpos, {19: 1.0}) is expected
+
+
+@pytest.mark.parametrize("thing", ("banana", "pen"))
+def test_what_is_handed_over_starts_on_the_right_and_ends_in_its_container(thing):
+    name = f"hand_over_{thing}"
+    qpos, _ = _resets(name)
+    assert qpos[:, 16].max() <= -0.12 and qpos[:, 16].min() >= -0.18 and qpos[:, 23].min() >= 0.12 and qpos[:, 23].max() <= 0.18
+    container = _put(qpos[0], 16, (-0.15, 0.0, TABLE_TOP_Z))
+    if thing == "banana":
+        inside = _put(container, 23, (-0.15, 0.0, TABLE_TOP_Z + 0.05))
+    else:
+        inside = _put(container, 23, (-0.15, 0.0, TABLE_TOP_Z + 0.1), _about((1, 0, 0), np.pi / 2))
+    assert not _succeeds(name, qpos[0]) and _succeeds(name, inside)
+    assert not _succeeds(name, inside, {16: 1.01e-3}) and not _succeeds(name, inside, {23: 1.01e-3})
+
+
+def test_blocks_crate_and_mat_start_apart():
+    for name, first, second, least, most in (
+        ("block_on_mat", 16, 18, 0.14, 9),
+        ("stack_blocks", 16, 23, 0.14, 9),
+        ("push_crate", 16, 18, 0.1, 0.25),
+    ):
+        qpos, _ = _resets(name)
+        way = np.linalg.norm(qpos[:, first : first + 2] - qpos[:, second : second + 2], axis=1)
+        assert way.min() >= least - 1e-6 and way.max() <= most + 1e-6, name
+        assert np.ptp(qpos[:, first]) > 0.35 and np.ptp(qpos[:, first + 1]) > 0.28

@@ -1,0 +1,39 @@
+"""The pure environment: what MJX's engine is made of. Its numbers are checked against native MuJoCo in test_engines.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clamp_jax.sim import env, tasks
+
+BATCH = 3
+
+
+@pytest.fixture(scope="module")
+def drawer():
+    return env.make("drawer_open")
+
+
+def test_resets_are_the_tasks_at_rest(drawer):
+    keys = jax.random.split(jax.random.key(1), BATCH)
+    states = jax.jit(jax.vmap(drawer.reset))(keys)
+    qpos, variant = jax.vmap(tasks.get("drawer_open").reset)(keys)
+    np.testing.assert_array_equal(states.qpos, qpos)
+    np.testing.assert_array_equal(states.variant, variant)
+    assert not np.any(states.qvel) and not np.any(states.warmstart) and not np.any(states.time)
+    assert np.ptp(np.asarray(states.qpos)[:, 16]) > 0
+
+
+def test_a_step_keeps_the_states_shapes_so_that_it_can_be_scanned(drawer):
+    states = jax.eval_shape(jax.vmap(drawer.reset), jax.random.split(jax.random.key(1), BATCH))
+    after, seen = jax.eval_shape(jax.vmap(drawer.step), states, jnp.zeros((BATCH, 14)))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), states)
+    assert seen.success.shape == (BATCH,) and seen.qpos.shape == (BATCH, 26) and seen.success.dtype == bool
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="did you mean 'drawer_open'"):
+        env.make("drawer_opne")
+    with pytest.raises(ValueError, match="geometry is 'meshes'"):
+        env.make("drawer_open", "meshes")
