@@ -7,7 +7,7 @@ import pytest
 from clamp_jax.data.transforms import SIZES
 from clamp_jax.structs import CHUNK, HISTORY
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import render, scene, splat_jax, splat_numpy, step, timing, work
+from experiments.benchmark import render, scene, simulating, splat_jax, splat_numpy, step, timing, work
 
 
 def test_the_first_call_is_told_apart(monkeypatch):
@@ -84,3 +84,20 @@ def test_what_is_missing_is_said(monkeypatch, capsys):
     assert command.main(["render", "--repeats", "0", "--skip-raycast"]) == 1
     assert command.main(["render", "--device", "gpu", "--points", "400"]) == 1
     assert "found no accelerator" in capsys.readouterr().err
+
+
+def test_a_part_of_the_simulation_that_takes_too_long_is_said(capsys):
+    arguments = ["sim", "--engines", "native", "--batch", "2", "--repeats", "2", "--episodes", "0", "--skip-cameras"]
+    assert command.main([*arguments, "--limit-s", "0.01"]) == 0
+    told = capsys.readouterr()
+    assert "native x 2: not done after 0.01 s" in told.err and '"failed": "not done after 0.01 s"' in told.out
+    assert command.main(["sim", "--task", "drawer_opn"]) == 1
+    assert "did you mean 'drawer_open'" in capsys.readouterr().err
+
+
+def test_native_steps_are_counted():
+    found = simulating.engine("drawer_close", "native", 2, 2)
+    assert 0 < found["min_steps_per_s"] <= found["median_steps_per_s"] <= found["max_steps_per_s"] and found["first_s"] > 0
+    assert simulating.swing(3, 5).shape == (3, 5, 14) and np.ptp(simulating.swing(3, 5), axis=1).max() > 0.1
+    made = simulating.episodes("drawer_close", 2)
+    assert made["kept"] == 2 and made["per_core_hour"] > 0

@@ -3,6 +3,7 @@
     python -m experiments.benchmark step --preset demo --batch 32 --json out.json
     python -m experiments.benchmark sensors --size 64 --batch 32 --json out.json
     python -m experiments.benchmark render --json out.json
+    python -m experiments.benchmark sim --task can_opener_in_caddy --json out.json
 
 Every figure is told with minimum, median and maximum of its repeats, the compilation apart.
 """
@@ -22,7 +23,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments import report, stages
-from experiments.benchmark import render, step
+from experiments.benchmark import render, sim, step
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,6 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         part.add_argument("--batch", type=int, default=32)
         part.add_argument("--repeats", type=int, default=10)
     render.add_arguments(parts.add_parser("render", help="splatting beside its peers, and the ray caster beside MuJoCo's renderer"))
+    sim.add_arguments(parts.add_parser("sim", help="engines, cameras and the making of demonstrations"))
     for part in parts.choices.values():
         part.add_argument("--json", type=Path, help="where the figures go")
     return parser.parse_args(argv)
@@ -48,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return step.time_step(args.preset, args.batch, args.repeats)
     if args.what == "sensors":
         return step.time_sensors(args.size, args.batch, args.repeats)
-    return render.measure(args)
+    return {"render": render.measure, "sim": sim.measure}[args.what](args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
