@@ -13,7 +13,7 @@ from clamp_jax.sim.robot import control
 from clamp_jax.sim.scene import SUBSTEPS, Scene
 from clamp_jax.sim.tasks import Task
 
-_CHUNK = 512  # states whose success is decided at a time: one compiled shape for every batch
+_CHUNKS = (4, 64, 512)  # states whose success is decided at a time: few compiled shapes for all batches and lengths
 
 
 class Engine:
@@ -56,10 +56,11 @@ class Engine:
     def _succeeded(self, qpos: np.ndarray, qvel: np.ndarray, variant: np.ndarray) -> np.ndarray:
         """Success (b, t) of every state, in pieces of one size."""
         flat = qpos.reshape(-1, qpos.shape[2]), qvel.reshape(-1, qvel.shape[2]), np.repeat(variant, qpos.shape[1])
+        chunk = next((size for size in _CHUNKS if size >= len(flat[0])), _CHUNKS[-1])
         pieces = []
-        for begin in range(0, len(flat[0]), _CHUNK):
-            piece = [array[begin : begin + _CHUNK] for array in flat]
-            missing = _CHUNK - len(piece[0])
+        for begin in range(0, len(flat[0]), chunk):
+            piece = [array[begin : begin + chunk] for array in flat]
+            missing = chunk - len(piece[0])
             padded = [np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in piece]
-            pieces.append(np.asarray(self._success(*padded))[: _CHUNK - missing])
+            pieces.append(np.asarray(self._success(*padded))[: chunk - missing])
         return np.concatenate(pieces).reshape(qpos.shape[:2])
