@@ -108,22 +108,23 @@ def visible_in_views(
         return nothing
     radius = {"radius_px": radius_px, "radius_m": radius_m, "limit_px": limit_px}
 
-    def find(points: Array, valid: Array, index: Array | None) -> tuple[Array, ...]:
+    def find(points: Array, valid: Array, lanes: int) -> tuple[Array, ...]:
+        place = jnp.arange(len(valid), dtype=jnp.int32)
+        index = place % lanes * (len(valid) // lanes) + place // lanes  # cheaper worked out again than read
         return tuple(_winners(points.T, valid, index, camera, (height, width, near), form, **radius) for camera in views)
 
     def written(points: Array, valid: Array) -> tuple[Array, ...]:
         """What goes into and out of a branch is written to memory; else XLA on a CPU works it out again for all that reads it."""
         anything = jnp.asarray(valid).any() & jnp.isfinite(jnp.asarray(cameras.world_from_camera)).any()
-        points, valid, index = _apart(points, valid)
-        return jax.lax.cond(anything, find, lambda *_: nothing, points, valid, index)
+        return jax.lax.cond(anything, functools.partial(find, lanes=LANES), lambda *_: nothing, *_apart(points, valid))
 
-    return jax.lax.platform_dependent(points, valid, cpu=written, default=lambda points, valid: find(points.T, valid, None))
+    return jax.lax.platform_dependent(points, valid, cpu=written, default=lambda points, valid: find(points.T, valid, lanes=1))
 
 
 def _winners(
     points: Array,
     valid: Array,
-    index: Array | None,
+    index: Array,
     camera: Camera,
     frame: tuple[int, int, float],
     form: str | None,
@@ -144,17 +145,16 @@ def _winners(
     return jnp.where(best != jnp.uint32(bins.NO_RANK), index, -1).reshape(size)
 
 
-def _apart(points: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """The cloud, (3, m), in an order that puts what is side by side in an image LANES apart; which points count, and their index.
+def _apart(points: Array, valid: Array) -> tuple[Array, Array]:
+    """The cloud, (3, m), in an order that puts what is side by side in an image LANES apart, and which points count.
 
     Neighbours often fall into one pixel, and a CPU waits for the first one's minimum to be stored before it takes the next.
     """
-    n = len(valid)
 
     def order(column: Array) -> Array:
-        return jnp.pad(column, (0, -n % LANES)).reshape(LANES, -1).T.reshape(-1)
+        return jnp.pad(column, (0, -len(valid) % LANES)).reshape(LANES, -1).T.reshape(-1)
 
-    return jnp.stack([order(points[:, axis]) for axis in range(3)]), order(valid), order(jnp.arange(n, dtype=jnp.int32))
+    return jnp.stack([order(points[:, axis]) for axis in range(3)]), order(valid)
 
 
 def _columns(rows: ArrayLike) -> list[Array]:
