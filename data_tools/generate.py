@@ -108,6 +108,8 @@ def _write(task: str, folder: Path, episodes: int, seed: int, workers: int | Non
     try:
         with Writer(folder, task=task, resume=_begin(folder, task, seed)) as writer:
             first = writer.seeds[-1] + 1 if writer.seeds else seed
+            if len(writer.seeds) > episodes:
+                raise ValueError(f"{folder} holds {len(writer.seeds)} episodes already; ask for as many or more, or remove it")
             if len(writer.seeds) < episodes:
                 told = (tell, first - seed - len(writer.seeds), reasons)
                 _fill(writer, task, episodes, range(first, sys.maxsize), workers, told)

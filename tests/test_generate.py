@@ -81,11 +81,24 @@ def test_a_stopped_run_goes_on_after_its_last_whole_shard(tmp_path, monkeypatch)
     assert left == {"episodes-00000.array_record", "episodes-00001.array_record", generate.BEGUN}
     with pytest.raises(ValueError, match="unfinished data set with another seed"):
         generate.run(TASK, tmp_path / "stopped", episodes=6, seed=6, tell=_quiet)
+    with pytest.raises(ValueError, match="holds 4 episodes already"):
+        generate.run(TASK, tmp_path / "stopped", episodes=3, seed=5, workers=1, tell=_quiet)
     (tmp_path / "stopped" / "episodes-00002.array_record.tmp").write_bytes(b"half")  # as a kill leaves it
     told = []
     generate.run(TASK, tmp_path / "stopped", episodes=6, seed=5, workers=1, tell=lambda *args: told.append(args))
     assert told[0][0] >= 4, "the whole shards were made again"
     assert _bytes(tmp_path / "stopped") == _bytes(tmp_path / "whole")
+
+
+def test_a_run_that_ended_while_closing_makes_its_short_last_shard_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "Writer", functools.partial(Writer, shard_episodes=2))
+    folder = tmp_path / TASK
+    generate.run(TASK, folder, episodes=3, seed=5, workers=1, tell=_quiet)
+    whole = _bytes(folder)
+    (folder / META).unlink()
+    (folder / generate.BEGUN).write_text(generate.json.dumps({"task": TASK, "seed": 5, "physics": generate.physics_of(TASK)}))
+    generate.run(TASK, folder, episodes=3, seed=5, workers=1, tell=_quiet)
+    assert _bytes(folder) == whole
 
 
 def test_a_broken_shard_is_named(tmp_path, monkeypatch):

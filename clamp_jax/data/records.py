@@ -240,12 +240,16 @@ class Writer:
         self._used = Sizes(0, 0, Capacity(0, 0, 0, 0, 0))
         self._cameras: list[int] | None = None
         self.seeds: list[int] = []
-        for path in self._episodes.finished() if resume else ():
-            self._take_up(path)
+        there = self._episodes.finished() if resume else []
+        for path in there:
+            self._take_up(path, path == there[-1])
 
-    def _take_up(self, path: Path) -> None:
-        """Count the episodes of a shard that was finished before."""
+    def _take_up(self, path: Path, last: bool) -> None:
+        """Count the episodes of a shard that was finished before; a short last one, of a run that ended while closing, is removed."""
         shard, whole = describe(path, ShardReader.count(path)), self._episodes.limit
+        if last and 0 < shard["records"] < whole:
+            path.unlink()
+            return
         if shard["records"] != whole:
             raise ValueError(f"shard {path} cannot be read: {shard['records']} records, expected {whole}; remove it to have it made again")
         reader = ShardReader(self.directory, [shard])

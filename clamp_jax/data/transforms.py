@@ -35,7 +35,9 @@ def _columns(ranges: Any, ndim: int) -> tuple[Any, Any]:
     return ranges[:, 0].reshape(shape), ranges[:, 1].reshape(shape)
 
 
-def normalise(actions: Float[ArrayLike, "*batch a"], ranges: Float[ArrayLike, "a 2"] = WORKING_RANGE) -> Float[ArrayLike, "*batch a"]:
+def normalise(
+    actions: Float[ArrayLike, "*batch a"], ranges: Float[ArrayLike, "a 2"] = WORKING_RANGE
+) -> Float[ArrayLike, "*batch a"]:
     """Map actions or joint states to [-1, 1] by the table of working ranges; values outside it are not clipped.
 
     actions (..., a) rad and gripper 0..1, ranges (a, 2) low, high; numpy or jax in, the same out, float32.
@@ -45,7 +47,9 @@ def normalise(actions: Float[ArrayLike, "*batch a"], ranges: Float[ArrayLike, "a
     return (actions - low) * (2 / (high - low)) - 1
 
 
-def denormalise(normalised: Float[ArrayLike, "*batch a"], ranges: Float[ArrayLike, "a 2"] = WORKING_RANGE) -> Float[ArrayLike, "*batch a"]:
+def denormalise(
+    normalised: Float[ArrayLike, "*batch a"], ranges: Float[ArrayLike, "a 2"] = WORKING_RANGE
+) -> Float[ArrayLike, "*batch a"]:
     """Inverse of `normalise`: (..., a) in [-1, 1] to rad and gripper 0..1, float32."""
     low, high = _columns(ranges, normalised.ndim)
     return (normalised + 1) * ((high - low) / 2) + low

@@ -7,7 +7,9 @@ from jaxtyping import ArrayLike, Bool, Float
 _EDGE_EPSILON = 1e-6  # below it two edges count as parallel and their cross product separates nothing
 
 
-def boxes_overlap(a_from_b: Float[ArrayLike, "4 4"], half_a: Float[ArrayLike, "3"], half_b: Float[ArrayLike, "3"]) -> Bool[Array, ""]:
+def boxes_overlap(
+    a_from_b: Float[ArrayLike, "4 4"], half_a: Float[ArrayLike, "3"], half_b: Float[ArrayLike, "3"]
+) -> Bool[Array, ""]:
     """Whether two boxes centred on frames a and b overlap (touching counts); half sizes in m.
 
     Source: separating axes (Gottschalk et al. 1996): two boxes are apart if and only if one of 15 directions tells them apart,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clamp_jax.geometry.aloha import GRIPPER_CLOSED_M, GRIPPER_OPEN_M, GRIPPER_SITE, SIDES, TABLE_TOP_Z
+from clamp_jax.geometry.aloha import GRIPPER_CLOSED_M, GRIPPER_OPEN_M, GRIPPER_SITE, SIDES
 from clamp_jax.sim.experts import ik, motion
 from clamp_jax.sim.robot import FINGER_SPAN, FINGERTIPS_MEET
 from clamp_jax.sim.scene import Scene
@@ -186,11 +186,6 @@ def rim_grasps(rim: float, foot: float, height: float, wall: float, walls: Itera
         along = -(np.sin(lean) * outward - np.cos(lean) * DOWN)
         for sign in (1.0, -1.0):
             yield grasp(radius * outward + (0, 0, tip_z), along, sign * outward, wall)
-
-
-def table(place: ik.Numbers, height: float) -> np.ndarray:
-    """World point (3,) of x, y at a height over the table's top, m."""
-    return np.array([place[0], place[1], TABLE_TOP_Z + height])
 
 
 def clear_spot(obstacles: Iterable[tuple[float, float, float]]) -> np.ndarray:
