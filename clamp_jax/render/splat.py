@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +51,10 @@ def splat_views(
     *,
     height: int,
     width: int,
-    near: float = 0.01,
-    radius_px: int = 0,
-    radius_m: float = 0.0,
-    limit_px: int = LIMIT_PX,
     colours: Float[ArrayLike, "n c"] | None = None,
-    form: str | None = None,
+    **options: Any,
 ) -> Float[Array, "v h w d"]:
-    """The images of `splat` of one cloud at several cameras (stacked), which share the work that they can."""
-    options = {"near": near, "radius_px": radius_px, "radius_m": radius_m, "limit_px": limit_px, "form": form}
+    """The images of `splat` of one cloud at several cameras (stacked), which share the work that they can; options as there."""
     winners = visible_in_views(points_world, valid, cameras, height=height, width=width, **options)
     columns = _columns(points_world) + ([] if colours is None else _columns(colours))
     images = []
@@ -82,36 +77,38 @@ def visible(
     return visible_in_views(points_world, valid, cameras, height=height, width=width, **options)[0]
 
 
+class _How(NamedTuple):
+    """The options of `splat` that decide the winners."""
+
+    height: int
+    width: int
+    near: float = 0.01
+    radius_px: int = 0
+    radius_m: float = 0.0
+    limit_px: int = LIMIT_PX
+    form: str | None = None
+
+
 def visible_in_views(
-    points_world: Float[ArrayLike, "n 3"],
-    valid: Bool[ArrayLike, " n"],
-    cameras: Camera,
-    *,
-    height: int,
-    width: int,
-    near: float = 0.01,
-    radius_px: int = 0,
-    radius_m: float = 0.0,
-    limit_px: int = LIMIT_PX,
-    form: str | None = None,
+    points_world: Float[ArrayLike, "n 3"], valid: Bool[ArrayLike, " n"], cameras: Camera, *, height: int, width: int, **options: Any
 ) -> tuple[Int[Array, "h w"], ...]:
     """`visible` at several cameras (stacked), an array for each of them.
 
     Raises ValueError for a negative radius, for one in pixels and one in metres at once, and for an unknown form.
     """
-    _check_radius(radius_px, radius_m, limit_px)
+    how = _How(height, width, **options)
+    _check_radius(how.radius_px, how.radius_m, how.limit_px)
     points, valid = jax.lax.stop_gradient(jnp.asarray(points_world)), jnp.asarray(valid)
     # One by one: a CPU runs independent scatters at once, a vmapped one not.
     views = _unstack(jax.tree.map(jax.lax.stop_gradient, cameras))
     nothing = tuple(jnp.full((height, width), -1, jnp.int32) for _ in views)
     if not len(points):
         return nothing
-    radius = {"radius_px": radius_px, "radius_m": radius_m, "limit_px": limit_px}
 
     def find(points: Array, valid: Array, lanes: int) -> tuple[Array, ...]:
         place = jnp.arange(len(valid), dtype=jnp.int32)
         index = place % lanes * (len(valid) // lanes) + place // lanes  # cheaper worked out again than read
-        return tuple(_winners(points.T, valid, index, camera, (height, width, near), form, **radius) for camera in views)
+        return tuple(_winners(points.T, valid, index, camera, how) for camera in views)
 
     def written(points: Array, valid: Array) -> tuple[Array, ...]:
         """What goes into and out of a branch is written to memory; else XLA on a CPU works it out again for all that reads it."""
@@ -121,27 +118,16 @@ def visible_in_views(
     return jax.lax.platform_dependent(points, valid, cpu=written, default=lambda points, valid: find(points.T, valid, lanes=1))
 
 
-def _winners(
-    points: Array,
-    valid: Array,
-    index: Array,
-    camera: Camera,
-    frame: tuple[int, int, float],
-    form: str | None,
-    *,
-    radius_px: int,
-    radius_m: float,
-    limit_px: int,
-) -> Array:
+def _winners(points: Array, valid: Array, index: Array, camera: Camera, how: _How) -> Array:
     """The winning index of each pixel of one view, (h, w)."""
-    size = frame[:2]
+    size = (how.height, how.width)
     after = None
-    if radius_px or radius_m:
-        most, reach = (radius_px, None) if radius_px else (limit_px, functools.partial(_reach, camera, radius_m))
+    if how.radius_px or how.radius_m:
+        most, reach = (how.radius_px, None) if how.radius_px else (how.limit_px, functools.partial(_reach, camera, how.radius_m))
         after = functools.partial(_spread, size=size, most=most, reach=reach)
-    pixel, z = _pixels(points, valid, camera, frame)
+    pixel, z = _pixels(points, valid, camera, (*size, how.near))
     rank = jax.lax.bitcast_convert_type(z, jnp.uint32)  # positive floats order as their bits do
-    best, index = bins.least(pixel, rank, size[0] * size[1], index=index, form=form, after=after)
+    best, index = bins.least(pixel, rank, how.height * how.width, index=index, form=how.form, after=after)
     return jnp.where(best != jnp.uint32(bins.NO_RANK), index, -1).reshape(size)
 
 
