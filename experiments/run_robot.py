@@ -50,7 +50,7 @@ class SimulatedCell:
 
         self._task, self._scene = tasks.get(task), scene.build(task)
         qpos, self._variant = start_state(self._task, instruction, seed)
-        self._mujoco, self._control, self._substeps = mujoco, robot.control, scene.SUBSTEPS
+        self._mujoco, self._control, self._substeps = mujoco, robot.control, self._scene.substeps
         self._data = mujoco.MjData(self._scene.model)
         self._data.qpos[:] = qpos
         mujoco.mj_forward(self._scene.model, self._data)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import frames
-import mujoco
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,19 +47,6 @@ def test_gl_is_chosen_where_it_is_not_set(monkeypatch):
     monkeypatch.delenv("MUJOCO_GL")
     render_cell.choose_gl()
     assert os.environ["MUJOCO_GL"] == "osmesa"
-
-
-def test_missing_meshes_are_left_out_with_their_geoms(tmp_path):
-    corners = "\n".join(f"v {i & 1} {i >> 1 & 1} {i >> 2}" for i in range(8))
-    (tmp_path / "there.obj").write_text(f"{corners}\nf 1 2 3\nf 5 6 7\nf 1 2 5\n")
-    (tmp_path / "model.xml").write_text(
-        '<mujoco><asset><mesh file="there.obj"/><mesh file="absent.obj"/></asset><worldbody>'
-        '<geom type="mesh" mesh="there"/><geom type="mesh" mesh="absent"/><geom size=".1"/></worldbody></mujoco>'
-    )
-    spec = mujoco.MjSpec.from_file(str(tmp_path / "model.xml"))
-    assert render_cell.drop_missing_meshes(spec) == ["absent"]
-    model = spec.compile()
-    assert (model.ngeom, model.nmesh) == (2, 1)
 
 
 def test_depth_colours_run_from_near_to_far_and_leave_holes_empty():

@@ -1,10 +1,13 @@
 """Distances between the shapes that touch: contact, for a success condition, is a distance under TOUCHING_M on every engine."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import ArrayLike, Float
 
 TOUCHING_M = 1e-3
+Gap = Callable[[Array], Array]  # first_from_second (4, 4) -> metres between two things, negative where one is in the other
 _TINY = 1e-12
 
 

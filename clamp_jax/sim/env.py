@@ -22,7 +22,7 @@ from clamp_jax.sim import scene as scenes
 from clamp_jax.sim import tasks
 from clamp_jax.sim.engines.base import Physics, Trace
 from clamp_jax.sim.robot import control
-from clamp_jax.sim.scene import SUBSTEPS, Scene
+from clamp_jax.sim.scene import Scene
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints that its optional Warp backend is not installed
     from mujoco import mjx
@@ -37,7 +37,7 @@ class Env(NamedTuple):
 
 def make(task_name: str, geometry: str = "primitive") -> Env:
     """The environment of a task; ValueError for an unknown task (with the nearest name) or geometry."""
-    return of_scene(scenes.build(task_name, geometry), tasks.get(task_name))
+    return of_scene(scenes.build(task_name, geometry), tasks.get(task_name, geometry))
 
 
 def of_scene(scene: Scene, task: tasks.Task) -> Env:
@@ -62,7 +62,7 @@ def _control_step(scene: Scene, task: tasks.Task, model: mjx.Model, physics: Phy
             data = _advance(model, data)
         return Physics(data.qpos, data.qvel, data.qacc_warmstart, data.time, state.variant)
 
-    physics = jax.lax.fori_loop(0, SUBSTEPS, substep, physics)
+    physics = jax.lax.fori_loop(0, scene.substeps, substep, physics)
     return physics, Trace(physics.qpos, physics.qvel, task.success(physics.qpos, physics.qvel, physics.variant))
 
 

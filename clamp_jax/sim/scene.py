@@ -7,10 +7,12 @@ import mujoco
 import numpy as np
 
 from clamp_jax.sim import robot, tasks
-from clamp_jax.structs import JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Tree
+from clamp_jax.sim.aloha_sim import assets
+from clamp_jax.sim.aloha_sim import build as real
+from clamp_jax.structs import CONTROL_HZ, JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Tree
 
 ROBOT_QPOS = 16  # left 6 joints and 2 fingers, right the same; objects come after
-TIMESTEP_S, SUBSTEPS = 0.004, 5  # one control step is 0.02 s
+TIMESTEP_S = 0.004
 
 # Pairs of each kind of shapes (planes apart) that MJX looks at, nearest first: all of the drawers', and the caddy's near a tool.
 MAX_GEOM_PAIRS = 16
@@ -26,6 +28,7 @@ class Scene(NamedTuple):
     """Everything about a task's world that does not change during an episode."""
 
     name: str
+    geometry: str  # of tasks.GEOMETRIES
     model: mujoco.MjModel
     tree: Tree  # numpy; row i is the model's body i
     geom_types: np.ndarray  # (g,) int32, mujoco.mjtGeom
@@ -33,32 +36,41 @@ class Scene(NamedTuple):
     object_names: tuple[str, ...]
     object_bodies: np.ndarray  # (o,) int32, row of the tree of each named object
 
+    @property
+    def substeps(self) -> int:
+        """Physics steps in one control step."""
+        return round(1 / (CONTROL_HZ * self.model.opt.timestep))
+
 
 @functools.cache
 def build(task_name: str, geometry: str = "primitive") -> Scene:
-    """The scene of a task, built once. geometry: "primitive" (boxes, capsules, spheres, cylinders) is what there is.
+    """The scene of a task, built once; geometry: "primitive" (boxes, capsules, spheres, cylinders) or "aloha_sim".
 
-    Raises ValueError for an unknown task (with the nearest name) or geometry.
+    Raises ValueError for an unknown task (with the nearest name) or geometry, FileNotFoundError for models that are not there.
     """
-    if geometry != "primitive":
-        raise ValueError(f"geometry is {geometry!r}; expected 'primitive'")
-    task = tasks.get(task_name)
-    spec = mujoco.MjSpec()
+    task = tasks.get(task_name, geometry)
+    spec = _empty() if geometry == "primitive" else real.empty(assets.find())
     spec.modelname = task_name
-    spec.compiler.degree = False
-    set_physics(spec)
-    robot.add_robot(spec)
     task.build(spec)
     spec.add_numeric(name="max_geom_pairs", data=[MAX_GEOM_PAIRS])
     spec.add_numeric(name="max_contact_points", data=[task.contact_slots])
     model = spec.compile()
     names = tuple(name for name, _ in task.objects)
     bodies = np.array([model.body(body).id for _, body in task.objects], np.int32)
-    return Scene(task_name, model, tree_of(model), *geoms_of(model), names, bodies)
+    return Scene(task_name, geometry, model, tree_of(model), *geoms_of(model), names, bodies)
+
+
+def _empty() -> mujoco.MjSpec:
+    """Robot and table of primitives."""
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    set_physics(spec)
+    robot.add_robot(spec)
+    return spec
 
 
 def set_physics(spec: mujoco.MjSpec) -> None:
-    """The one place of physics settings, the same for native MuJoCo and MJX.
+    """The one place of this geometry's physics settings, the same for native MuJoCo and MJX.
 
     Ours: a pyramidal cone keeps grasps with few Newton iterations, an elliptic one breaks them. With 4 iterations an object
     that lands throws the others off the table in MJX (it solves all contacts together); 10 and a tolerance that float32

@@ -29,7 +29,6 @@ from clamp_jax.geometry import kinematics
 from clamp_jax.geometry.aloha import HOME_COMMAND
 from clamp_jax.sim import engines, rollout, scene, tasks
 from clamp_jax.sim.robot import control
-from clamp_jax.sim.scene import SUBSTEPS
 from clamp_jax.structs import CAMERAS, HISTORY
 from data_tools import generate
 from experiments.benchmark.timing import spread
@@ -57,7 +56,7 @@ def engine(task: str, backend: str, batch: int, repeats: int) -> dict[str, Any]:
     rates = [batch * TICKS / _seconds(lambda: made.run(physics, actions)) for _ in range(repeats)]
     found = {"task": task, "backend": backend, "batch": batch, "first_s": first, **spread("steps_per_s", rates)}
     memory = jax.devices()[0].memory_stats() if backend == "mjx" else None
-    return found | {"substeps": SUBSTEPS, "device_bytes": (memory or {}).get("peak_bytes_in_use")}
+    return found | {"substeps": scene.build(task).substeps, "device_bytes": (memory or {}).get("peak_bytes_in_use")}
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -100,7 +99,8 @@ def our_calls(task: str) -> dict[str, Callable[[], Any]]:
 
 def mujoco_calls(task: str) -> dict[str, Callable[[], Any]]:
     """mujoco.mj_step and mujoco.Renderer."""
-    model, data = scene.build(task).model, mujoco.MjData(scene.build(task).model)
+    built = scene.build(task)
+    model, data = built.model, mujoco.MjData(built.model)
     data.qpos[:] = rollout.initial_states(tasks.get(task), 1, 0).qpos[0]
     data.ctrl[:] = control(swing(1, 3)[0, 1])
     renderer = mujoco.Renderer(model, SIZE, SIZE)
@@ -114,10 +114,10 @@ def mujoco_calls(task: str) -> dict[str, Callable[[], Any]]:
             renderer.render()
 
     def both() -> None:
-        mujoco.mj_step(model, data, nstep=SUBSTEPS)
+        mujoco.mj_step(model, data, nstep=built.substeps)
         see()
 
-    return {"mujoco_step": lambda: mujoco.mj_step(model, data, nstep=SUBSTEPS), "mujoco_cameras": see, "mujoco_both": both}
+    return {"mujoco_step": lambda: mujoco.mj_step(model, data, nstep=built.substeps), "mujoco_cameras": see, "mujoco_both": both}
 
 
 def episodes(task: str, count: int) -> dict[str, Any]:

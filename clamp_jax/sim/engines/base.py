@@ -6,10 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from clamp_jax.sim.scene import ROBOT_QPOS, SUBSTEPS, TIMESTEP_S, Scene
+from clamp_jax.sim.scene import ROBOT_QPOS, Scene
 from clamp_jax.structs import ACTION_DIM
-
-CONTROL_STEP_S = SUBSTEPS * TIMESTEP_S
 
 
 class Physics(NamedTuple):

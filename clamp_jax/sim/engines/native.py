@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike
 
 from clamp_jax.sim.engines.base import Physics, Trace, checked, initial
 from clamp_jax.sim.robot import control
-from clamp_jax.sim.scene import SUBSTEPS, Scene
+from clamp_jax.sim.scene import Scene
 from clamp_jax.sim.tasks import Task
 
 _CHUNKS = (4, 64, 512)  # states whose success is decided at a time: few compiled shapes for all batches and lengths
@@ -49,7 +49,7 @@ class Engine:
         qpos, qvel = np.empty((len(targets), model.nq), np.float32), np.empty((len(targets), model.nv), np.float32)
         for step, target in enumerate(targets):
             data.ctrl[:] = target
-            mujoco.mj_step(model, data, nstep=SUBSTEPS)
+            mujoco.mj_step(model, data, nstep=self.scene.substeps)
             qpos[step], qvel[step] = data.qpos, data.qvel
         return (data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy(), np.float64(data.time)), qpos, qvel
 

@@ -12,7 +12,6 @@ from clamp_jax.sim.scene import Scene
 from clamp_jax.sim.tasks.caddy import CADDY_QPOS, NAMES, TOOLS_QPOS
 
 _TILTS = np.radians((0.0, 25.0, -25.0, 45.0))  # of the tool that grasps, along the thing
-_TIP_OVER_FLOOR = 0.008  # m, the lowest point of a tool that is let go leaning
 
 
 class Manner(NamedTuple):
@@ -27,23 +26,38 @@ class Manner(NamedTuple):
     point: float = 0.0  # 1 or -1: it goes in with that end of the axis down; 0: lying
     lean: float = 0.0  # rad
     reach: float = 0.0  # m, of the point from the compartment's middle, along the caddy
+    clear: float = 0.008  # m over the table, of the point of a tool that is let go leaning
+    spread: float = 0.012  # m, how far from the compartment's middle it is put at most, along the caddy
 
 
-MANNERS = {
+_PRIMITIVE = {
     # across: the fingers pass between the caddy's handle and the outer wall
     "can_opener": Manner(0, (-0.024, -0.010), 0.0, 0.017, across=0.0415, drop=0.0225),
     "magnifier": Manner(0, (0.004, 0.014), 0.0, 0.009, across=0.039),
     "screwdriver": Manner(0, (-0.095, -0.080), 0.004, 0.020, across=0.040, point=1.0, lean=np.radians(33.0), reach=0.080),
     "scissors": Manner(1, (-0.012, 0.002), 0.0, 0.012, across=0.039, point=-1.0, lean=np.radians(33.0), reach=0.035),
 }
+# The real caddy has a floor 12 mm thick, round corners and room for a tool or for open fingers, not for both: what lies is
+# dropped from the rim. The real screwdriver is all handle: point down it falls out again, so the handle goes in first.
+_REAL = {
+    "can_opener": Manner(0, (-0.020, -0.010), 0.004, 0.021, across=0.042, drop=0.060, spread=0.004),
+    "magnifier": Manner(0, (0.004, 0.014), 0.0, 0.012, across=0.042, drop=0.060, spread=0.004),
+    "screwdriver": Manner(
+        0, (-0.005, 0.010), 0.0, 0.0055, across=0.042, point=-1.0, lean=np.radians(35.0), reach=0.045, clear=0.036, spread=0.004
+    ),
+    "scissors": Manner(
+        1, (-0.012, 0.002), 0.0, 0.012, across=0.042, point=-1.0, lean=np.radians(33.0), reach=0.035, clear=0.022, spread=0.004
+    ),
+}
+MANNERS = {"primitive": _PRIMITIVE, "aloha_sim": _REAL}
 
 
 def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator, *, name: str) -> np.ndarray:
     """Commands (t, 14) at 50 Hz; raises PlanError where no arm, nor both in turn, reach from tool to compartment."""
-    manner, style = MANNERS[name], carry.Style.draw(rng, lift=0.15)
+    manner, style = MANNERS[scene.geometry][name], carry.Style.draw(rng, lift=0.15)
     tool = carry.free_pose(qpos0, TOOLS_QPOS + 7 * NAMES.index(name))
     grasps = list(_grasps(name, manner, rng.uniform(*manner.grasp)))
-    place = qpos0[CADDY_QPOS : CADDY_QPOS + 2] + ((1 if variant else -1) * manner.across, rng.uniform(-0.012, 0.012))
+    place = qpos0[CADDY_QPOS : CADDY_QPOS + 2] + ((1 if variant else -1) * manner.across, rng.uniform(-manner.spread, manner.spread))
     goals = list(_leaning(name, manner, place) if manner.point else _lying(name, manner, place))
     height = TABLE_TOP_Z + TOOLS[name][2] + 0.001
     relay = [carry.upright((*_clear_spot(qpos0, name), height), yaw) for yaw in carry.turns(12)]
@@ -73,7 +87,7 @@ def _leaning(name: str, manner: Manner, place: np.ndarray) -> Iterator[np.ndarra
         # With the point at -axis the tool is turned round, so that the point leads either way.
         yaw = way * np.pi / 2 - manner.along * np.pi / 2 + (np.pi if manner.point < 0 else 0.0)
         rotation = ik.rotation_about((0, 0, yaw)) @ ik.rotation_about(-manner.point * manner.lean * sideways)
-        point = np.array([place[0], place[1] + way * manner.reach, TABLE_TOP_Z + _TIP_OVER_FLOOR])
+        point = np.array([place[0], place[1] + way * manner.reach, TABLE_TOP_Z + manner.clear])
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation, point - rotation @ (manner.point * half * axis)
         yield pose

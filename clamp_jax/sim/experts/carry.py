@@ -20,6 +20,7 @@ LOWEST_TIP = 0.0075  # m over the table, fingertips' middle
 DOWN = np.array([0.0, 0.0, -1.0])
 SPEED, TURN_SPEED = 0.35, 1.0  # m/s and rad/s of carrying
 _SQUEEZE, _RELEASE = 0.30, 0.25  # of the gripper's way, beyond and short of where the fingers meet the thing
+_CRACK = 0.15  # the same, of fingers that come from the side
 
 
 class Grasp(NamedTuple):
@@ -27,6 +28,7 @@ class Grasp(NamedTuple):
 
     pose: np.ndarray  # (4, 4) of the gripper site in the thing's frame
     half_width: float  # m, of what is between the fingers
+    from_above: bool = True  # the open fingers come straight down on it; else along the tool, hardly open
 
 
 class Option(NamedTuple):
@@ -123,7 +125,7 @@ def transfer(qpos0: np.ndarray, side: str, thing: np.ndarray, options: Iterable[
     reason = None
     for option in options:
         try:
-            script = pick(motion.Script(side, qpos0, tempo=style.tempo), thing @ option.grasp.pose, option.grasp.half_width, style)
+            script = pick(motion.Script(side, qpos0, tempo=style.tempo), thing @ option.grasp.pose, option.grasp, style)
             goal = nearest(script, option, style)
             return place(script, goal @ option.grasp.pose, option.grasp.half_width, style), goal
         except ik.IKError as error:
@@ -131,10 +133,11 @@ def transfer(qpos0: np.ndarray, side: str, thing: np.ndarray, options: Iterable[
     raise reason or ik.IKError(f"{side} arm has nothing to try")
 
 
-def pick(script: motion.Script, at: np.ndarray, half_width: float, style: Style) -> motion.Script:
-    """Come down on a thing, close the fingers, lift it."""
-    meets = gripper(half_width)
-    script.reach(raised(at, style.above), 1.3, gripper=min(1.0, meets + 2 * _RELEASE))
+def pick(script: motion.Script, at: np.ndarray, how: Grasp, style: Style) -> motion.Script:
+    """Come to a thing at a pose (4, 4) of the gripper site, close the fingers, lift it."""
+    meets = gripper(how.half_width)
+    before, opening = (raised(at, style.above), 2 * _RELEASE) if how.from_above else (drawn_back(at, style.above), _CRACK)
+    script.reach(before, 1.3, gripper=min(1.0, meets + opening))
     script.slide(at, 0.8, hold_s=0.1)
     script.grip(max(0.0, meets - _SQUEEZE), 0.5, hold_s=0.1)
     return script.slide(raised(at, style.lift), 1.0)
@@ -148,9 +151,7 @@ def place(script: motion.Script, at: np.ndarray, half_width: float, style: Style
     script.reach(over, 0.8 + max(way / SPEED, turned / TURN_SPEED), hold_s=0.1)
     script.slide(at, 0.9, hold_s=0.2)
     script.grip(min(1.0, gripper(half_width) + _RELEASE), 0.4, hold_s=0.1)
-    back = at.copy()
-    back[:3, 3] -= 0.07 * at[:3, 0]
-    script.slide(back, 0.6)
+    script.slide(drawn_back(at, 0.07), 0.6)
     return script.home(1.3)
 
 
@@ -158,6 +159,13 @@ def raised(pose: np.ndarray, by: float) -> np.ndarray:
     """The pose straight above, m."""
     pose = pose.copy()
     pose[2, 3] += by
+    return pose
+
+
+def drawn_back(pose: np.ndarray, by: float) -> np.ndarray:
+    """The pose back along the tool, m."""
+    pose = pose.copy()
+    pose[:3, 3] -= by * pose[:3, 0]
     return pose
 
 

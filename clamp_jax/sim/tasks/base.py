@@ -24,4 +24,6 @@ class Task:
     build: Callable[[mujoco.MjSpec], None]  # adds the objects to the spec that holds the robot
     reset: Callable[[Array], tuple[Array, Array]]  # key -> (qpos (q,), variant () int32), everything at rest
     success: Callable[[Array, Array, Array], Array]  # (qpos (q,), qvel (v,), variant) -> () bool
+    things: tuple[str, ...] = ()  # models of the public simulator that stand for what `build` adds, in the same order; none: has no such
+    pair: tuple[str, str] | None = None  # things whose distance the success condition asks for, by its argument `gap`
     contact_slots: int = 16  # contacts of each kind that MJX keeps, deepest first; native MuJoCo keeps all

@@ -104,5 +104,6 @@ def task(target: str) -> Task:
         build=functools.partial(build, target=target),
         reset=reset,
         success=functools.partial(success, target=target),
+        things=("caddy", *NAMES),
         contact_slots=28,  # twenty hold the tools on the table
     )

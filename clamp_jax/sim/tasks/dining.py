@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, Int, Key
 
 from clamp_jax.geometry.transforms import compose, invert, pose, transform
-from clamp_jax.sim.distance import TOUCHING_M, sphere_to_box
+from clamp_jax.sim.distance import sphere_to_box
 from clamp_jax.sim.objects.dishes import BANANA_HALF, DISHES, FOOT_RADIUS, PEN_HALF, add_banana, add_dish, add_mug, add_pen, feet, walls
 from clamp_jax.sim.overlap import boxes_overlap
 from clamp_jax.sim.tasks.base import HOME_QPOS, Task
@@ -87,21 +87,20 @@ def in_boxes(world_from_container: Array, world_from_thing: Array, half: Point, 
     return jnp.all(jnp.stack(found))
 
 
-def mug_to_plate(qpos: Float[ArrayLike, " q"]) -> Float[Array, ""]:
+def first_from_second(qpos: Float[ArrayLike, " q"], first: str, second: str) -> Float[Array, "4 4"]:
+    """Pose of one thing in the frame of another."""
+    return compose(invert(free_pose(qpos, QPOS[first])), free_pose(qpos, QPOS[second]))
+
+
+def plate_to_mug(plate_from_mug: Float[ArrayLike, "4 4"]) -> Float[Array, ""]:
     """Metres between the mug's feet and the plate's walls and floor."""
-    plate_from_mug = compose(invert(free_pose(qpos, QPOS["plate"])), free_pose(qpos, QPOS["mug"]))
     centres = transform(plate_from_mug, jnp.asarray(feet(DISHES["mug"]), jnp.float32))
     boxes = [jnp.asarray(part, jnp.float32) for part in walls(DISHES["plate"])]
     one = jax.vmap(sphere_to_box, in_axes=(None, None, 0, 0, 0))
     return jnp.min(jax.vmap(one, in_axes=(0, None, None, None, None))(centres, FOOT_RADIUS, *boxes))
 
 
-def touch(qpos: Float[ArrayLike, " q"]) -> Bool[Array, ""]:
-    """Whether the mug touches the plate."""
-    return mug_to_plate(qpos) < TOUCHING_M
-
-
-def task(name: str, instruction: str, success: object, named: tuple[str, ...]) -> Task:
+def task(name: str, instruction: str, success: object, named: tuple[str, ...], pair: tuple[str, str] | None = None) -> Task:
     """A task at the laid table; `named` are the objects of the text that come first."""
     others = tuple(thing for thing in NAMES if thing not in named)
     spoken = {"cup": "white cup", "mug": "red mug"}
@@ -113,5 +112,7 @@ def task(name: str, instruction: str, success: object, named: tuple[str, ...]) -
         build=build,
         reset=reset,
         success=success,
+        things=NAMES,
+        pair=pair,
         contact_slots=40,
     )

@@ -34,4 +34,5 @@ DRAWER_CLOSE = Task(
     build=add_jewelry_box,
     reset=reset,
     success=success,
+    things=("jewelry_box",),
 )

@@ -45,4 +45,5 @@ DRAWER_OPEN = Task(
     build=add_jewelry_box,
     reset=reset,
     success=success,
+    things=("jewelry_box",),
 )

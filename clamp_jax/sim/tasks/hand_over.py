@@ -55,5 +55,6 @@ def task(thing: str) -> Task:
         build=functools.partial(build, thing=thing),
         reset=functools.partial(reset, thing=thing),
         success=functools.partial(success, thing=thing),
+        things=(container, thing),
         contact_slots=24,
     )

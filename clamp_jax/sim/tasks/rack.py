@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Bool, Float, Int, Key
 
 from clamp_jax.geometry.aloha import TABLE_TOP_Z
 from clamp_jax.geometry.transforms import compose, invert, pose, transform
-from clamp_jax.sim.distance import TOUCHING_M, between_segments
+from clamp_jax.sim.distance import TOUCHING_M, Gap, between_segments
 from clamp_jax.sim.objects.dishes import DISHES, RING_RADIUS, add_dish, rings
 from clamp_jax.sim.objects.rack import HALF, add_rack, bars
 from clamp_jax.sim.robot import CONTAINER
@@ -58,22 +58,21 @@ def rack_pose(qpos: Float[ArrayLike, " q"]) -> Float[Array, "4 4"]:
     return pose(jnp.stack([x, y, zero + TABLE_TOP_Z]), jnp.stack([jnp.cos(yaw / 2), zero, zero, jnp.sin(yaw / 2)]))
 
 
-def dish_to_rack(qpos: Float[ArrayLike, " q"], dish: str) -> Float[Array, ""]:
-    """Metres between the dish's edges and the rack's bars and tines."""
-    rack_from_dish = compose(invert(rack_pose(qpos)), free_pose(qpos, DISH_QPOS))
+def rack_to_dish(rack_from_dish: Float[ArrayLike, "4 4"], *, dish: str) -> Float[Array, ""]:
+    """Metres between the rack's bars and tines and the dish's edges."""
     edges = transform(rack_from_dish, jnp.asarray(rings(DISHES[dish]), jnp.float32))
     ends, radii = (jnp.asarray(part, jnp.float32) for part in bars())
     gaps = jax.vmap(jax.vmap(between_segments, in_axes=(None, 0)), in_axes=(0, None))(edges, ends)
     return jnp.min(gaps - radii[None]) - RING_RADIUS
 
 
-def success(qpos: Float[ArrayLike, " q"], qvel: Float[ArrayLike, " v"], variant: Int[ArrayLike, ""], *, dish: str) -> Bool[Array, ""]:
+def success(qpos: Float[ArrayLike, " q"], qvel: Float[ArrayLike, " v"], variant: Int[ArrayLike, ""], *, gap: Gap) -> Bool[Array, ""]:
     """The dish touches the rack, stands at least 2 cm over its origin, and neither moves."""
     del variant
     qpos, qvel = jnp.asarray(qpos), jnp.asarray(qvel)
     raised = qpos[DISH_QPOS + 2] - TABLE_TOP_Z >= RAISED_M
     rest = still(qvel, DISH_QVEL) & jnp.all(jnp.abs(qvel[RACK_QVEL : RACK_QVEL + 2]) < AT_REST)
-    return raised & rest & (dish_to_rack(qpos, dish) < TOUCHING_M)
+    return raised & rest & (gap(compose(invert(rack_pose(qpos)), free_pose(qpos, DISH_QPOS))) < TOUCHING_M)
 
 
 def task(dish: str) -> Task:
@@ -86,6 +85,8 @@ def task(dish: str) -> Task:
         horizon_s=30.0,
         build=functools.partial(build, dish=dish),
         reset=functools.partial(reset, dish=dish),
-        success=functools.partial(success, dish=dish),
+        success=functools.partial(success, gap=functools.partial(rack_to_dish, dish=dish)),
+        things=("rack", dish),
+        pair=("rack", dish),
         contact_slots=24,
     )
