@@ -1,116 +1,158 @@
-"""Draw a contact sheet of a data set: cameras, the five views and the actions of one episode, as a PNG.
+"""Look into data sets of either kind: a contact sheet and a film of an episode, or the episode in 3D in a browser.
 
-python -m data_tools.view --data runs/demo/data/drawer_open --out runs/sheet.png --episode 0 --frames 4
+python -m data_tools.view runs/data/drawer_open --episode 0,3      # drawer_open-0.png, drawer_open-0.mp4, ... in runs/view
+python -m data_tools.view runs/data                                # of each data set in the folder
+python -m data_tools.view runs/data/drawer_open --3d               # needs the extra viz3d
 """
 
 import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
-import numpy as np
+from clamp_jax import runtime
 
-from clamp_jax.data.pipeline import Dataset, ExampleMaker, open_dataset
-from clamp_jax.data.stats import JOINTS
-from clamp_jax.geometry.kinematics import aloha_calibration
-from clamp_jax.models.tokenizer import Tokenizer
-from clamp_jax.observe import clean, render_views, sense
-from clamp_jax.render.views import default_views
-from clamp_jax.structs import CAMERAS, VIEWS, Observation, StateExample
+if __name__ == "__main__":
+    runtime.setup(mjx=False)
 
+from clamp_jax.data.pipeline import Dataset, open_dataset
+from clamp_jax.data.records import META
+from data_tools import view_3d, view_panels
+from data_tools.view_episode import Sight
 
-class Picture(NamedTuple):
-    """What one column of the sheet shows."""
-
-    tick: int
-    prompt: str
-    observation: Observation
-    views: np.ndarray  # (v, h, w, 4)
+BEGUN = "generation.json"  # in the folder of a data set that data_tools.generate has not finished
 
 
-def _observe(example: Any, size: int) -> Observation:
-    if not isinstance(example, StateExample):
-        return example.observation
-    rest = (example.calibration, example.joints, example.past_actions, example.past_mask)
-    return jax.jit(sense, static_argnames="config")(example.scene, *rest, config=clean(size), key=jax.random.key(0))
+def find(folder: Path) -> list[Path]:
+    """The folder, if it is a data set, else the finished data sets right in it; those that are unfinished are named on stderr.
 
-
-def pictures(dataset: Dataset, episode: int, count: int, size: int) -> list[Picture]:
-    """`count` frames spread over an episode, as a policy sees them; images of a state are drawn exactly."""
-    if not 0 <= episode < len(dataset.reader):
-        raise ValueError(f"episode is {episode}; {dataset.reader.directory} has {len(dataset.reader)}")
-    maker = ExampleMaker(Tokenizer().encode, calibration=aloha_calibration(size, size))
-    numbers, found = dataset.episode(episode), []
-    draw = jax.jit(render_views, static_argnames="config")
-    for frame in np.linspace(0, dataset.frames(episode) - 1, count).astype(int).tolist():
-        observation = _observe(maker.example_at(dataset, episode, frame), size)
-        tick = frame if dataset.kind == "state" else int(numbers.ticks[frame])
-        views = np.asarray(draw(observation, config=default_views(size), key=jax.random.key(0)))
-        found.append(Picture(tick, maker.sentence(numbers, tick, numbers.object_positions[tick])[0], observation, views))
+    Raises ValueError where there is none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give a data set's, or one that holds data sets")
+    if (folder / META).exists():
+        return [folder]
+    if _is_begun(folder):
+        raise ValueError(f"the data set in {folder} is not finished ({META} is missing); {_CURE}")
+    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    found, begun = [path for path in below if (path / META).exists()], [path.name for path in below if _is_begun(path)]
+    if not found:
+        unfinished = f"; not finished: {', '.join(begun)}, {_CURE}" if begun else ""
+        raise ValueError(f"{folder} holds no finished data set, nor does a folder in it (a data set has a {META}){unfinished}")
+    if begun:
+        print(f"view: left out, not finished: {', '.join(begun)}; {_CURE}", file=sys.stderr)
     return found
 
 
-def _show(axis: Any, image: np.ndarray, title: str, **options: Any) -> None:
-    axis.imshow(image, interpolation="nearest", **options)
-    axis.set_title(title, fontsize=6)
-    axis.set_axis_off()
+_CURE = "the command that began it goes on with it"
 
 
-def _column(axes: np.ndarray, picture: Picture) -> None:
-    """RGB and depth of each camera, then depth of each view, downwards."""
-    depth_m = np.asarray(picture.observation.depth_m)
-    for i, name in enumerate(CAMERAS):
-        _show(axes[2 * i], np.asarray(picture.observation.rgb)[i], f"{name}, tick {picture.tick}")
-        _show(axes[2 * i + 1], np.where(depth_m[i] > 0, depth_m[i], np.nan), f"{name} depth", cmap="viridis")
-    for axis, view, name in zip(axes[2 * len(CAMERAS) :], picture.views, VIEWS, strict=True):
-        _show(axis, np.where(view[..., 0] > 0, view[..., 0], np.nan), f"view {name}", cmap="magma")
+def _is_begun(folder: Path) -> bool:
+    return not (folder / META).exists() and ((folder / BEGUN).exists() or any(folder.glob("*.array_record*")))
 
 
-def _curves(axis: Any, actions: np.ndarray, ticks: list[int]) -> None:
-    for joint, (name, column) in enumerate(zip(JOINTS, actions.T, strict=True)):
-        axis.plot(np.arange(len(actions)) / 50, column, "-" if joint < 7 else "--", linewidth=0.8, label=name)
-    for tick in ticks:
-        axis.axvline(tick / 50, color="grey", linewidth=0.5)
-    axis.set_xlabel("s")
-    axis.set_ylabel("rad, gripper 0..1")
-    axis.legend(fontsize=5, ncols=2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def names_of(datasets: Sequence[Dataset]) -> list[str]:
+    """What the pictures of each data set are called: its task, or its folder where two are of one task."""
+    tasks = [dataset.reader.task for dataset in datasets]
+    return tasks if len(set(tasks)) == len(tasks) else [dataset.reader.directory.resolve().name for dataset in datasets]
 
 
-def draw_sheet(found: list[Picture], actions: np.ndarray, title: str, out: Path) -> None:
-    """Write the contact sheet; raises ValueError where matplotlib is not installed."""
+def require(module: str, what: str, extra: str) -> None:
+    """Raise ValueError that says what to install unless a module can be imported."""
     try:
-        from matplotlib.figure import Figure
+        importlib.import_module(module)
     except ImportError as error:
-        raise ValueError("a contact sheet needs matplotlib; install it with: pip install 'clamp-jax[viz]'") from error
-    rows = 2 * len(CAMERAS) + len(VIEWS)
-    figure = Figure(figsize=(1.5 * len(found) + 2, 1.5 * rows + 3), layout="constrained")
-    grid = figure.add_gridspec(rows + 2, len(found))
-    for i, picture in enumerate(found):
-        _column(np.array([figure.add_subplot(grid[row, i]) for row in range(rows)]), picture)
-    _curves(figure.add_subplot(grid[rows:, :]), actions, [p.tick for p in found])
-    figure.suptitle("\n".join([title, found[0].prompt]), fontsize=7, wrap=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.stem}.tmp.png")
-    figure.savefig(temporary, dpi=110)
-    temporary.rename(out)
+        raise ValueError(f"{what} needs {module}; install it with: pip install 'clamp-jax[{extra}]'") from error
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be made ({error.strerror}); name another folder") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder} cannot be written to; name another folder")
+
+
+def draw(sights: Sequence[tuple[str, Sight]], out: Path, *, frames: int, film: bool) -> Iterator[Path]:
+    """Write a sheet of so many frames and, if wanted, a film of each; yields every file when it is whole."""
+    require("matplotlib", "a contact sheet", "viz")
+    if film:
+        require("av", "a film (--no-film draws the sheet alone)", "viz")
+    _writable(out)
+    for name, sight in sights:
+        reader = sight.dataset.reader
+        title, path = f"{reader.task}, episode {sight.episode} of {len(reader)}", out / f"{name}-{sight.episode}.png"
+        view_panels.draw_sheet(sight.spread(frames), sight, f"{title}, {reader.kind} records", path)
+        yield path
+        if film:
+            view_panels.write_film(sight, title, path.with_suffix(".mp4"))
+            yield path.with_suffix(".mp4")
+
+
+def serve(sights: Sequence[tuple[str, Sight]], port: int) -> None:
+    """Show one episode in the browser until Ctrl-C."""
+    if len(sights) != 1:
+        raise ValueError(f"--3d shows one episode of one data set, these are {len(sights)}; name one by its folder and --episode")
+    require("viser", "--3d", "viz3d")
+    with view_3d.open_player(sights[0][1], port) as player:
+        print(f"http://{view_3d.HOST}:{player.port} shows {sights[0][0]}, episode {sights[0][1].episode}; Ctrl-C ends", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            player.run()
+
+
+def _episodes(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of an episode, or several by commas") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1 up")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a port from 1 to 65535")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("data", type=Path, metavar="DIR", help="a data set of either kind, or a folder of data sets")
+    made.add_argument("--episode", type=_episodes, default=[0], metavar="N[,M..]", help="which episodes, from 0")
+    made.add_argument("--out", type=Path, default=Path("runs/view"), help="folder for <task>-<episode>.png and .mp4 (default: runs/view)")
+    made.add_argument("--frames", type=_positive, default=4, help="ticks that a sheet shows")
+    made.add_argument("--size", type=_positive, default=96, help="pixels of the views and of images drawn of a state")
+    made.add_argument("--no-film", action="store_true", help="draw the sheet alone")
+    made.add_argument("--3d", action="store_true", dest="in_3d", help="show one episode in the browser; writes nothing")
+    made.add_argument("--port", type=_port, default=8080, help="of --3d, on this machine alone; the next free one if it is taken")
+    return made
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of a data set of either kind")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--episode", type=int, default=0)
-    parser.add_argument("--frames", type=int, default=4, help="columns of the sheet")
-    parser.add_argument("--size", type=int, default=96, help="pixels of the drawn images and views")
-    options = parser.parse_args(arguments)
+    """The command line."""
+    args = parser().parse_args(arguments)
     try:
-        dataset = open_dataset(options.data)
-        found = pictures(dataset, options.episode, options.frames, options.size)
-        title = f"{dataset.reader.task}, episode {options.episode} of {len(dataset.reader)}, {dataset.kind} records"
-        draw_sheet(found, dataset.episode(options.episode).actions, title, options.out)
-    except ValueError as error:
+        datasets = [open_dataset(folder) for folder in find(args.data)]
+        pairs = zip(names_of(datasets), datasets, strict=True)
+        sights = [(name, Sight(dataset, episode, args.size)) for name, dataset in pairs for episode in args.episode]
+        if args.in_3d:
+            serve(sights, args.port)
+        else:
+            for path in draw(sights, args.out, frames=args.frames, film=not args.no_film):
+                print(path, flush=True)
+    except KeyboardInterrupt:
+        raise SystemExit("view: stopped") from None
+    except (ValueError, OSError) as error:
         raise SystemExit(f"view: {error}") from error
-    print(options.out)
 
 
 if __name__ == "__main__":

@@ -141,8 +141,11 @@ def film(frames: Iterator[np.ndarray], path: Path, rate: int) -> str | None:
         return "no film: the installed PyAV has neither H.264 nor VP9 nor MPEG-4"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name("." + path.name)
-    _encode(av, frames, temporary, (codec, rate))
-    os.replace(temporary, path)
+    try:
+        _encode(av, frames, temporary, (codec, rate))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return None
 
 
