@@ -89,7 +89,7 @@ def draw(sights: Sequence[tuple[str, Sight]], out: Path, *, frames: int, film: b
         view_panels.draw_sheet(sight.spread(frames), sight, f"{title}, {reader.kind} records", path)
         yield path
         if film:
-            view_panels.write_film(sight, title, path.with_suffix(".mp4"))
+            view_panels.write_film(sight, title.replace(", ", "\n"), path.with_suffix(".mp4"))
             yield path.with_suffix(".mp4")
 
 

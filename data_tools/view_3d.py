@@ -48,11 +48,15 @@ def shown(picture: Picture, low: tuple[float, ...] = CROP_LOW, high: tuple[float
     measured = np.asarray(picture.observation.depth_m) > 0
     points_world = points[measured]
     inside = np.all((points_world >= np.float32(low)) & (points_world <= np.float32(high)), axis=1)
-    height, width = measured.shape[1:]
-    fx, fy = np.asarray(picture.observation.calibration.intrinsics).T[:2]
-    lens = {"fov_rad": 2 * np.arctan(height / (2 * fy)), "aspect": (width / fx) / (height / fy)}
+    lenses = lens(np.asarray(picture.observation.calibration.intrinsics), *measured.shape[1:])
     cameras, grippers = (Poses(pose[:, :3, 3], quat) for pose, quat in placed)
-    return Shown(points_world, picture.rgb[measured], inside, cameras, **lens, images=picture.rgb, grippers=grippers)
+    return Shown(points_world, picture.rgb[measured], inside, cameras, *lenses, picture.rgb, grippers)
+
+
+def lens(intrinsics: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Field of view (k,) rad from top to bottom and aspect (k,) of cameras with intrinsics (k, 4) in pixels, square or not."""
+    fx, fy = intrinsics.T[:2]
+    return 2 * np.arctan(height / (2 * fy)), (width / fx) / (height / fy)
 
 
 @jax.jit

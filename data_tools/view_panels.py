@@ -1,8 +1,7 @@
 """Contact sheet and film of an episode: cells of one size with their names, a caption, and the curves of the actions."""
 
 import functools
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ RATE = 25  # frames of the film a second, of real time
 SHEET_CURVES, FILM_CURVES = 320, 240  # height of the curves in pixels
 _DPI = 100
 _CAMERAS, _VIEWS = ([name.replace("_", " ") for name in names] for names in (CAMERAS, VIEWS))
-_SAMPLE = "put the plate on the rack (12, 34, 56),"  # as wide as prompts are
 _LINE = np.array([200, 0, 0], np.uint8)  # colour of the present tick
 
 
@@ -48,11 +46,22 @@ def text_box(text: str, height: int, width: int, size: int = 12) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size)
-    letters = max(1, int((width - 6) / font.getlength(_SAMPLE) * len(_SAMPLE)))
-    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, letters) or [""]]
+    lines = [part for line in text.split("\n") for part in _broken(line, width - 6, font.getlength)]
     picture = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(picture).multiline_text((3, 1), "\n".join(lines), fill="black", font=font, spacing=3)
     return np.asarray(picture)
+
+
+def _broken(line: str, width: int, measure: Callable[[str], float]) -> list[str]:
+    """A line broken between words, so that its parts are no wider than `width` pixels unless a single word is."""
+    parts = [""]
+    for word in line.split():
+        longer = f"{parts[-1]} {word}".lstrip()
+        if not parts[-1] or measure(longer) <= width:
+            parts[-1] = longer
+        else:
+            parts.append(word)
+    return parts
 
 
 @functools.lru_cache(maxsize=64)

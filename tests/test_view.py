@@ -125,6 +125,11 @@ def test_a_reduced_picture_is_the_mean_of_its_blocks():
     np.testing.assert_allclose(found[1:7], slow, atol=1)
 
 
+def test_a_line_is_broken_where_the_next_word_does_not_fit():
+    assert view_panels._broken("put it on the incomprehensible rack", 9, len) == ["put it on", "the", "incomprehensible", "rack"]
+    assert view_panels._broken("", 9, len) == [""]
+
+
 # ---- the curves ------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +190,8 @@ def test_the_film_runs_in_real_time_with_a_line_that_moves(folder, views_by_hand
 
 def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
     def frames():
-        yield np.zeros((16, 16, 3), np.uint8)
+        for _ in range(100):  # more than an encoder holds back
+            yield np.zeros((16, 16, 3), np.uint8)
         raise ValueError("the record is damaged")
 
     with pytest.raises(ValueError, match="the record is damaged"):

@@ -57,12 +57,18 @@ def test_the_sides_of_the_crop_box_belong_to_it():
 def test_lenses_and_poses_are_those_of_the_calibration():
     found = view_3d.shown(_picture())
     np.testing.assert_allclose(found.fov_rad, np.full(4, 2 * np.arctan(4 / 16)), rtol=1e-6)  # four pixels above the centre
-    np.testing.assert_allclose(found.aspect, np.full(4, (8 / 8) / (8 / 16)), rtol=1e-6)
+    np.testing.assert_allclose(found.aspect, np.full(4, 2), rtol=1e-6)  # a pixel is twice as wide as high
     grippers = np.array([[-0.469, -0.019, 0.02], [0.469, -0.019, 0.02]]) + GRIPPER_FROM_BASE * [[1, 1, 1], [-1, -1, 1]]
     np.testing.assert_allclose(found.grippers.pos, grippers, atol=1e-6)
     np.testing.assert_allclose(np.abs(found.grippers.quat), [[1, 0, 0, 0], [0, 0, 0, 1]], atol=1e-6)  # the right arm faces the left
     np.testing.assert_allclose(found.cameras.pos, [(0, 0, 1), (0, -1, 0), *grippers], atol=1e-6)
     np.testing.assert_allclose(np.abs(found.cameras.quat[:2]), [[0, 1, 0, 0], [1, 0, 0, 0]], atol=1e-6)  # half a turn about x
+
+
+def test_a_lens_is_measured_from_top_to_bottom():
+    fov_rad, aspect = view_3d.lens(np.float32([[300, 240, 0, 0], [480, 240, 0, 0]]), 480, 1200)
+    np.testing.assert_allclose(fov_rad, [np.pi / 2] * 2, rtol=1e-6)  # 240 pixels up at a focal length of 240
+    np.testing.assert_allclose(aspect, [(1200 / 300) / 2, (1200 / 480) / 2], rtol=1e-6)
 
 
 class Recorder:
