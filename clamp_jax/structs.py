@@ -82,12 +82,22 @@ class Geoms(NamedTuple):
     quat: jax.Array  # (g, 4) wxyz
 
 
+class Surface(NamedTuple):
+    """Points on the surfaces of a scene's meshes, evenly spread; an empty slot has body -1."""
+
+    point: jax.Array  # (n, 3) m, in the body's frame
+    normal: jax.Array  # (n, 3) unit, in the body's frame
+    colour: jax.Array  # (n, 3) RGB in [0, 1], as the texture has it
+    body: jax.Array  # (n,) int32 row of the Tree
+
+
 class SceneState(NamedTuple):
     """The privileged state of a simulated scene: sensors make images of it, no network ever sees it."""
 
     qpos: jax.Array  # (q,) MuJoCo's layout, robot first (16), padded with 0
     tree: Tree
     geoms: Geoms
+    surface: Surface | None = None  # of what is no primitive; None where all is
 
 
 class Observation(NamedTuple):
