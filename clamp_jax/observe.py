@@ -1,7 +1,6 @@
 """What a policy sees: a simulated state to an observation, an observation to views, and the checks at the door."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,43 +8,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Bool, Float, PRNGKeyArray
 
+from clamp_jax import sensors
 from clamp_jax.geometry import kinematics, pointcloud
 from clamp_jax.geometry.camera import measured, unproject
-from clamp_jax.geometry.transforms import compose, from_rotation, is_rigid, pose, rotation_about
-from clamp_jax.render.raycast import LIGHT_DIRECTION, raycast
+from clamp_jax.geometry.transforms import compose, is_rigid, pose
+from clamp_jax.render.raycast import raycast
 from clamp_jax.render.splat import splat_views
 from clamp_jax.render.views import ViewConfig, view_cameras
-from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Camera, Capacity, Observation, SceneState
-
-SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
-
-
-class SensorConfig(NamedTuple):
-    """The simulated cameras; static and hashable. Every spread at 0 gives exact images that use no randomness."""
-
-    height: int = 64
-    width: int = 64
-    capacity: Capacity = Capacity()
-    near_m: float = 0.0  # nearer than this the sensor measures nothing (a D405's least depth is 0.07 m)
-    far_m: float = 2.0  # at this depth and farther it measures nothing; colour reaches to SIGHT_M
-    depth_noise_m: float = 0.0  # standard deviation at 1 m; grows with the square of depth, as a stereo camera's
-    dropout: float = 0.0  # share of the pixels without a measurement
-    colour_jitter: float = 0.0  # largest change of a geom's colour, of each channel
-    light_jitter: float = 0.0  # largest change of the directed light's vector, whose length is 1
-    camera_jitter_m: float = 0.0  # standard deviation of each camera's place, and
-    camera_jitter_rad: float = 0.0  # of its direction: how far the calibration is off
-
-
-def clean(size: int = 64) -> SensorConfig:
-    """Exact sensors of `size` x `size` pixels."""
-    return SensorConfig(height=size, width=size)
-
-
-def noisy(size: int = 64) -> SensorConfig:
-    """Sensors with a D405's noise, random looks and a calibration that is off by some millimetres (ours)."""
-    return clean(size)._replace(
-        depth_noise_m=0.004, dropout=0.02, colour_jitter=0.15, light_jitter=0.4, camera_jitter_m=0.002, camera_jitter_rad=0.004
-    )
+from clamp_jax.sensors import SIGHT_M, SensorConfig, clean, noisy, preset  # noqa: F401 - names of what `sense` takes
+from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Observation, SceneState
 
 
 def sense(
@@ -57,27 +28,30 @@ def sense(
     *,
     config: SensorConfig,
     key: PRNGKeyArray,
+    episode_key: PRNGKeyArray | None = None,
 ) -> Observation:
     """The observation of a simulated state: images at the true cameras, everything else as the robot would know it.
 
     The true cameras stand where the scene's own joints and the calibration put them, moved by the jitter; the
-    observation carries the nominal calibration and the measured `joints`, as a robot does.
+    observation carries the nominal calibration and the measured `joints`, as a robot does. Where images are late, `scene` is
+    that of the images and `joints` are those of another moment: wrist clouds are then a little off while an arm moves, as on a
+    robot. `episode_key` draws what stays as it is over an episode, calibration error and looks; without it `key` draws that too.
     """
-    keys = dict(zip(("camera", "colour", "light", "noise", "dropout"), jax.random.split(key, 5), strict=True))
+    keys = sensors.draw_keys(key, episode_key)
     cameras = kinematics.camera_poses(calibration, kinematics.joints_from_qpos(scene.qpos))
-    cameras = _jitter_cameras(cameras, config, keys["camera"])
+    cameras = sensors.jitter_cameras(cameras, config, keys.camera)
     geoms = jax.tree.map(jnp.asarray, scene.geoms)
     rgb, depth_m, _ = raycast(
         geom_poses(scene),
-        geoms._replace(colour=_jitter_colours(geoms.colour, config, keys["colour"])),
+        geoms._replace(colour=sensors.jitter_colours(geoms.colour, config, keys.colour)),
         cameras,
         height=config.height,
         width=config.width,
         capacity=config.capacity,
         far=SIGHT_M,
-        light=_jitter_light(config, keys["light"]),
+        light=sensors.jitter_light(config, keys.light),
     )
-    depth_m = _measure(depth_m, config, keys)
+    depth_m = sensors.measure(depth_m, cameras.intrinsics[:, 0], config, keys)
     rgb = jnp.round(rgb * 255).astype(jnp.uint8)
     joints, past_actions, past_mask = jnp.asarray(joints), jnp.asarray(past_actions), jnp.asarray(past_mask)
     return Observation(rgb, depth_m, jax.tree.map(jnp.asarray, calibration), joints, past_actions, past_mask)
@@ -88,42 +62,6 @@ def geom_poses(scene: SceneState) -> Float[Array, "g 4 4"]:
     world_from_body = kinematics.body_poses(scene.tree, scene.qpos)
     body = jnp.maximum(jnp.asarray(scene.geoms.body), 0)
     return compose(world_from_body[body], pose(scene.geoms.pos, scene.geoms.quat))
-
-
-def _jitter_cameras(cameras: Camera, config: SensorConfig, key: Array) -> Camera:
-    if config.camera_jitter_m == 0 and config.camera_jitter_rad == 0:
-        return cameras
-    count = cameras.intrinsics.shape[0]
-    shift, turn = jax.random.normal(key, (2, count, 3))
-    angle = jnp.sqrt(jnp.sum(turn * turn, axis=-1))
-    rotation = rotation_about(turn / jnp.maximum(angle, 1e-9)[:, None], angle * config.camera_jitter_rad)
-    moved = compose(cameras.world_from_camera, from_rotation(rotation, shift * config.camera_jitter_m))
-    return cameras._replace(world_from_camera=moved)
-
-
-def _jitter_colours(colour: Array, config: SensorConfig, key: Array) -> Array:
-    if config.colour_jitter == 0:
-        return colour
-    change = jax.random.uniform(key, colour.shape, minval=-config.colour_jitter, maxval=config.colour_jitter)
-    return jnp.clip(colour + change, 0, 1)
-
-
-def _jitter_light(config: SensorConfig, key: Array) -> Array:
-    light = jnp.asarray(LIGHT_DIRECTION)
-    if config.light_jitter == 0:
-        return light
-    return light + jax.random.uniform(key, (3,), minval=-config.light_jitter, maxval=config.light_jitter)
-
-
-def _measure(depth_m: Array, config: SensorConfig, keys: dict[str, Array]) -> Array:
-    """Depth as the sensor reports it: noisy, within its range, with holes."""
-    seen = (depth_m > 0) & (depth_m >= config.near_m) & (depth_m < config.far_m)
-    if config.depth_noise_m:
-        noise = jax.random.normal(keys["noise"], depth_m.shape)
-        depth_m = jnp.maximum(depth_m + config.depth_noise_m * depth_m**2 * noise, 1e-3)
-    if config.dropout:
-        seen = seen & ~jax.random.bernoulli(keys["dropout"], config.dropout, depth_m.shape)
-    return jnp.where(seen, depth_m, 0)
 
 
 def cloud(observation: Observation, config: ViewConfig, key: PRNGKeyArray) -> tuple[Float[Array, "n 3"], Bool[Array, " n"]]:

@@ -14,22 +14,28 @@ from tqdm import tqdm
 from clamp_jax.data.records import Episode, Reader, Writer
 from clamp_jax.data.transforms import SIZES, pad_geoms, pad_qpos, pad_tree
 from clamp_jax.geometry.kinematics import aloha_calibration
-from clamp_jax.observe import SensorConfig, clean, noisy, sense
+from clamp_jax.observe import sense
+from clamp_jax.sensors import PRESETS, SensorConfig, delays, preset
 from clamp_jax.structs import ACTION_DIM, HISTORY, Calibration, SceneState
 
 CHUNK_FRAMES = 8  # frames drawn at once; one size, so that the sensors compile once
+NO_TICK = 2**31 - 1  # the number by which an episode's own key is folded: no frame's
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def draw_images(
     scenes: SceneState, calibration: Calibration, key: jax.Array, ticks: np.ndarray, *, config: SensorConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """RGB (n, k, h, w, 3) and depth (n, k, h, w) of n scenes at ticks (n,), each drawn with fold_in(key, tick)."""
+    """RGB (n, k, h, w, 3) and depth (n, k, h, w) of n scenes of one episode, shown at ticks (n,).
+
+    Noise is drawn with fold_in(key, tick), calibration error and looks once for the episode.
+    """
     joints, past = np.zeros(ACTION_DIM, np.float32), np.zeros((HISTORY, ACTION_DIM), np.float32)
     rest = (calibration, joints, past, np.zeros(HISTORY, bool))  # passed through, not seen by a camera
+    episode_key = jax.random.fold_in(key, NO_TICK)
 
     def one(scene: SceneState, tick: jax.Array) -> tuple[jax.Array, jax.Array]:
-        observation = sense(scene, *rest, config=config, key=jax.random.fold_in(key, tick))
+        observation = sense(scene, *rest, config=config, key=jax.random.fold_in(key, tick), episode_key=episode_key)
         return observation.rgb, observation.depth_m
 
     return jax.vmap(one)(scenes, ticks)
@@ -41,15 +47,23 @@ def _draw(episode: Episode, ticks: np.ndarray, config: SensorConfig, key: jax.Ar
     calibration, qpos, parts = aloha_calibration(config.height, config.width), pad_qpos(episode.qpos, SIZES.qpos), []
     for start in range(0, len(ticks), CHUNK_FRAMES):
         chosen = np.resize(ticks[start : start + CHUNK_FRAMES], CHUNK_FRAMES)  # the last chunk repeats itself
-        parts.append(jax.device_get(draw_images(SceneState(qpos[chosen], tree, geoms), calibration, key, chosen, config=config)))
+        scenes = SceneState(qpos[_before(chosen, delays(config).image)], tree, geoms)
+        parts.append(jax.device_get(draw_images(scenes, calibration, key, chosen, config=config)))
     rgb, depth_m = (np.concatenate(images)[: len(ticks)] for images in zip(*parts, strict=True))
     return rgb, depth_m
+
+
+def _before(ticks: np.ndarray, delay: int) -> np.ndarray:
+    """The ticks that many control steps earlier; before the start all was at rest as in the first one."""
+    return np.maximum(ticks - delay, 0)
 
 
 def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.Array) -> Episode:
     """The image episode of a state episode: RGB-D of every `every`-th tick, drawn by the sensors of `config`.
 
-    Numbers stay as they are and the privileged state is left out. The frame of tick t is drawn with fold_in(key, t).
+    Numbers stay as they are and the privileged state is left out; where the sensors are late, the frame of tick t shows an
+    earlier one's world and its joints are those measured earlier, as a recorder finds them. The frame of tick t is drawn with
+    fold_in(key, t). ValueError for an image episode and for delays that are no whole control steps.
     """
     if episode.kind != "state":
         raise ValueError(f"episode is of kind {episode.kind!r}; only a state can be turned into images")
@@ -57,7 +71,8 @@ def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.
     rgb, depth_m = _draw(episode, ticks, config, key)
     calibration = aloha_calibration(config.height, config.width)
     repeated = Calibration(*(np.repeat(np.asarray(x)[None], len(ticks), axis=0) for x in calibration))
-    images = {"ticks": ticks, "rgb": rgb, "depth_m": depth_m, "calibration": repeated}
+    joints = episode.joints[_before(np.arange(len(episode.joints)), delays(config).joint)]
+    images = {"ticks": ticks, "rgb": rgb, "depth_m": depth_m, "calibration": repeated, "joints": joints}
     return episode._replace(kind="image", qpos=None, tree=None, geom_types=None, geoms=None, **images)
 
 
@@ -84,9 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=64, help="height and width of the images in pixels")
     parser.add_argument("--every", type=int, default=5, help="ticks (0.02 s) from one image to the next")
     parser.add_argument("--seed", type=int, default=0, help="of the sensors' noise and looks")
-    parser.add_argument("--sensors", choices=("noisy", "clean"), default="noisy", help="as a camera sees, or exact")
+    parser.add_argument("--sensors", choices=tuple(PRESETS), default="noisy", help="a preset of clamp_jax/sensors.py")
     options = parser.parse_args(arguments)
-    config = (noisy if options.sensors == "noisy" else clean)(options.size)
+    config = preset(options.sensors, options.size)
     try:
         materialise_all(options.data, options.out, every=options.every, config=config, seed=options.seed)
     except ValueError as error:

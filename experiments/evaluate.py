@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
-from clamp_jax import act, metrics, observe
+from clamp_jax import act, metrics, observe, sensors
 from clamp_jax.data import transforms
 from clamp_jax.geometry import kinematics
 from clamp_jax.sim import engines, rollout, scene, tasks
@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     backend: str = "mjx"  # or native
     replan: int = CHUNK  # commands executed of each chunk; CHUNK is ALOHA Unleashed's habit
     limit_s: float | None = None  # None: the task's own horizon
+    sensors: str | None = None  # a preset of clamp_jax/sensors.py; None: those that each policy was trained with, looks fixed
 
 
 class Candidate(NamedTuple):
@@ -84,7 +85,7 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
     starts = rollout.initial_states(task, settings.trials, settings.seed)
     steps, results = limit_steps(settings), {}
     for name, candidate in candidates.items():
-        sense = make_sense(settings.task, candidate.sensor)
+        sense = make_sense(settings.task, with_preset(candidate.sensor, settings.sensors))
         progress = functools.partial(tell, name, of=steps) if tell else lambda done: None
         progress(0)
         how = {"steps": steps, "replan": settings.replan, "progress": progress}
@@ -164,6 +165,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--replan", type=int, default=CHUNK, help=f"commands executed of each chunk of {CHUNK}")
     parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
+    parser.add_argument("--sensors", choices=tuple(sensors.PRESETS), help="default: those of the policy's training, looks fixed")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--video", type=Path, help="film of the first policy's first trials (.mp4)")
     return parser.parse_args(argv)
@@ -175,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.backend == "mjx":
         os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
-        settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s)
+        settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s, args.sensors)
         report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
     except (ValueError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
@@ -230,8 +232,18 @@ def load(folder: Path) -> Candidate:
     return Candidate(batched(run.act, run.params), fixed_looks(run.networks.sensor))
 
 
+def with_preset(sensor: observe.SensorConfig, name: str | None) -> observe.SensorConfig:
+    """A preset's faults at a policy's size of image, all of them: calibration error and looks are drawn once a trial.
+
+    Without a name the policy's own sensors.
+    """
+    if name is None:
+        return sensor
+    return sensors.preset(name)._replace(height=sensor.height, width=sensor.width, capacity=sensor.capacity)
+
+
 def fixed_looks(sensor: observe.SensorConfig) -> observe.SensorConfig:
-    """Training's sensors without what training draws afresh: colours, light and cameras as they are, depth noise and holes kept."""
+    """Training's sensors without what training draws afresh: colours, light and cameras as they are; noise, holes and delays kept."""
     return sensor._replace(colour_jitter=0.0, light_jitter=0.0, camera_jitter_m=0.0, camera_jitter_rad=0.0)
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from clamp_jax import act, metrics, parallel, steps
+from clamp_jax import act, metrics, parallel, sensors, steps
 from clamp_jax.data import pipeline, pools
 from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.kinematics import aloha_calibration
@@ -66,7 +66,8 @@ def maker(networks: steps.Networks) -> pipeline.ExampleMaker:
     sensor = networks.sensor
     calibration = aloha_calibration(sensor.height, sensor.width)
     sizes = Sizes(geoms=sensor.capacity)
-    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, calibration=calibration)
+    about = {"calibration": calibration, "delays": sensors.delays(sensor)}
+    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, **about)
 
 
 def embedder(networks: steps.Networks) -> Any:

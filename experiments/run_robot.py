@@ -11,8 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ from clamp_jax.deploy.robots import Robot, RobotLost
 from clamp_jax.deploy.robots.simulated import SimulatedRobot
 from clamp_jax.deploy.safety import Safety
 
+EXACT: Mapping[str, Any] = MappingProxyType({})  # no field of the sensors differs from an exact camera's
 CONNECT_S = 30.0  # how long to wait for a server that is starting
 
 
@@ -36,9 +39,12 @@ class Episode(NamedTuple):
 
 
 class SimulatedCell:
-    """The plant of a simulated robot: native MuJoCo and the sensors of `observe`, images of (height, width) pixels."""
+    """The plant of a simulated robot: native MuJoCo and the sensors of `observe`, images of (height, width) pixels.
 
-    def __init__(self, task: str, instruction: str, height: int, width: int, seed: int):
+    `sensor` are fields of SensorConfig: the faults of the cameras, and how late images and observed joints are.
+    """
+
+    def __init__(self, task: str, instruction: str, height: int, width: int, seed: int, sensor: Mapping[str, Any] = EXACT):
         """Start in a reset whose variant is the instruction's; ValueError when the task has no such instruction."""
         from clamp_jax import runtime
 
@@ -56,7 +62,8 @@ class SimulatedCell:
         mujoco.mj_forward(self._scene.model, self._data)
         self._home = rollout.HOME_ACTION
         self._success, self._succeeded_at = jax.jit(self._task.success), None
-        self._sense, self._calibration = _sensors(self._scene, height, width)
+        self._states, self._steps = deque([self._qpos()], maxlen=rollout.STATES), 0
+        self._sense, self._calibration = _sensors(self._scene, height, width, seed, sensor)
         self.sense(self.snapshot())  # compile before the clock starts
         self._judge()
 
@@ -64,25 +71,27 @@ class SimulatedCell:
         """Advance 0.02 s."""
         self._data.ctrl[:] = self._control(self._home if action is None else action)
         self._mujoco.mj_step(self._scene.model, self._data, nstep=self._substeps)
+        self._steps += 1
+        self._states.append(self._qpos())
         self._judge()
 
     def joints(self) -> np.ndarray:
-        """Measured joints (14,), exact."""
+        """Measured joints (14,), exact and of now: what the control loop reads off the servos, not what comes with the images."""
         from clamp_jax.geometry import aloha
 
         arms = self._data.qpos[:16].reshape(2, 8)[:, :7].copy()
         arms[:, 6] = (arms[:, 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
         return arms.reshape(14)
 
-    def snapshot(self) -> np.ndarray:
-        """qpos (q,)."""
-        return self._data.qpos.astype(np.float32)
+    def snapshot(self) -> tuple[np.ndarray, int]:
+        """The last states (s, q), newest last, and the number of control steps so far."""
+        return np.stack(self._states), self._steps
 
-    def sense(self, snapshot: np.ndarray) -> dict:
+    def sense(self, snapshot: tuple[np.ndarray, int]) -> dict:
         """Images, depth and joints of a snapshot by camera name, and the cell's calibration."""
         from clamp_jax.structs import CAMERAS
 
-        observation = self._sense(snapshot)
+        observation = self._sense(*snapshot)
         rgb, depth_m = np.asarray(observation.rgb), np.asarray(observation.depth_m)
         return {
             "images": dict(zip(CAMERAS, rgb, strict=True)),
@@ -95,8 +104,11 @@ class SimulatedCell:
         """Whether and when (s of simulated time) the task was first done."""
         return {"success": self._succeeded_at is not None, "succeeded_at_s": self._succeeded_at, "time_s": float(self._data.time)}
 
+    def _qpos(self) -> np.ndarray:
+        return self._data.qpos.astype(np.float32)
+
     def _judge(self) -> None:
-        if self._succeeded_at is None and self._success(self.snapshot(), self._data.qvel.astype(np.float32), self._variant):
+        if self._succeeded_at is None and self._success(self._qpos(), self._data.qvel.astype(np.float32), self._variant):
             self._succeeded_at = float(self._data.time)
 
 
@@ -113,27 +125,30 @@ def start_state(task: Any, instruction: str, seed: int, draws: int = 64) -> tupl
     raise ValueError(f"none of {draws} resets of task {task.name!r} has the instruction {instruction!r}; try another seed")
 
 
-def _sensors(built: Any, height: int, width: int) -> tuple[Callable, dict]:
-    """qpos -> Observation, compiled, and the nominal calibration as a request has it."""
-    from clamp_jax import observe
+def _sensors(built: Any, height: int, width: int, seed: int, sensor: Mapping[str, Any]) -> tuple[Callable, dict]:
+    """(last states, control steps so far) -> Observation, compiled, and the nominal calibration as a request has it."""
     from clamp_jax.geometry import kinematics
+    from clamp_jax.sensors import SensorConfig
     from clamp_jax.sim import rollout
-    from experiments.evaluate import padded_scene
+    from experiments.evaluate import fixed_looks, padded_scene
 
     state, capacity = padded_scene(built)
-    config = observe.clean()._replace(height=height, width=width, capacity=capacity)
+    config = fixed_looks(SensorConfig(height, width, capacity, **sensor))
     calibration = kinematics.aloha_calibration(height, width)
     sense = rollout.make_sense(state, calibration, config)
     names = ("intrinsics", "parent_from_camera", "world_from_base")
     told = {name: np.asarray(getattr(calibration, name), np.float32) for name in names}
-    return lambda qpos: _first(sense, qpos), told
+    return lambda states, step: _first(sense, states, step, seed), told
 
 
-def _first(sense: Callable, qpos: np.ndarray) -> Any:
+def _first(sense: Callable, states: np.ndarray, step: int, seed: int) -> Any:
+    """The observation of the only trial there is, with the draws that a rollout's first trial has at that step."""
     import jax
 
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    keys = (jax.random.fold_in(key, number)[None] for number in (1 + step, 0))
     past, mask = np.zeros((1, 50, 14), np.float32), np.zeros((1, 50), bool)  # the control loop knows these, not the robot
-    return jax.tree.map(lambda leaf: leaf[0], sense(qpos[None], past, mask, jax.random.key(0)[None]))
+    return jax.tree.map(lambda leaf: leaf[0], sense(states[None], past, mask, *keys))
 
 
 def run_episode(url: str, episode: Episode, *, api_key: str | None = None) -> dict:
@@ -145,6 +160,7 @@ def run_episode(url: str, episode: Episode, *, api_key: str | None = None) -> di
         spec = client.connect(CONNECT_S)
         height, width = spec["image_size"]
         cell = {"task": episode.task, "instruction": spec["instruction"], "height": height, "width": width, "seed": episode.seed}
+        cell["sensor"] = spec.get("sensor", {})  # the cameras that the policy was trained with
         with SimulatedRobot(SimulatedCell, cell) as robot:
             times: list[float] = []
             report = drive(robot, planner(robot, client, times), episode)

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clamp_jax import checkpoint, parallel, steps
+from clamp_jax import checkpoint, parallel, sensors, steps
 from clamp_jax.data import pipeline, stats
 from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.aloha import WORKING_RANGE
@@ -81,7 +81,8 @@ def make_examples(data: ConfigDict, networks: steps.Networks) -> pipeline.Exampl
     """How frames become examples, of a config's section `data`."""
     calibration = aloha_calibration(networks.sensor.height, networks.sensor.width)
     sizes = Sizes(data["bodies"], data["qpos"], Capacity(**data["capacity"]))
-    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, calibration=calibration)
+    about = {"calibration": calibration, "delays": sensors.delays(networks.sensor)}
+    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, **about)
 
 
 def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:

@@ -45,12 +45,13 @@ def test_every_policy_meets_the_same_trials(sensor):
 
 def test_sensors_do_not_depend_on_how_a_scene_is_padded(sensor):
     built, start = scene.build(TASK), rollout.initial_states(tasks.get(TASK), 1, 0)
-    rest = (np.zeros((1, HISTORY, 14), np.float32), np.zeros((1, HISTORY), bool), jax.random.split(jax.random.key(0), 1))
+    keys = jax.random.split(jax.random.key(0), 1)
+    rest = (np.zeros((1, HISTORY, 14), np.float32), np.zeros((1, HISTORY), bool), keys, keys)
     calibration = kinematics.aloha_calibration(sensor.height, sensor.width)
-    tight = evaluate.make_sense(TASK, sensor)(start.qpos, *rest)
+    tight = evaluate.make_sense(TASK, sensor)(start.qpos[:, None], *rest)
     tree, geoms = pad_tree(built.tree, SIZES.bodies), pad_geoms(built.geom_types, built.geoms, SIZES.geoms)
     padded = SceneState(pad_qpos(np.zeros(built.model.nq), SIZES.qpos), tree, geoms)
-    wide = rollout.make_sense(jax.tree.map(jnp.asarray, padded), calibration, sensor)(start.qpos, *rest)
+    wide = rollout.make_sense(jax.tree.map(jnp.asarray, padded), calibration, sensor)(start.qpos[:, None], *rest)
     np.testing.assert_allclose(tight.depth_m, wide.depth_m, atol=1e-4)  # the slot stands in the low bits of a depth
     assert np.mean(np.asarray(tight.rgb) != np.asarray(wide.rgb)) < 0.01
     np.testing.assert_array_equal(tight.joints, wide.joints)
@@ -62,6 +63,15 @@ def test_evaluation_fixes_the_looks_and_keeps_the_sensors_noise():
     fixed = evaluate.fixed_looks(noisy)
     assert (fixed.colour_jitter, fixed.light_jitter, fixed.camera_jitter_m, fixed.camera_jitter_rad) == (0, 0, 0, 0)
     assert (fixed.depth_noise_m, fixed.dropout) == (noisy.depth_noise_m, noisy.dropout)
+    late = observe.preset("upstream", 16)
+    assert evaluate.fixed_looks(late) == late
+
+
+def test_a_named_preset_takes_the_place_of_the_policys_sensors_at_its_size():
+    own = observe.noisy()._replace(height=12, width=16)
+    assert evaluate.with_preset(own, None) == own
+    assert evaluate.with_preset(own, "d405") == observe.preset("d405")._replace(height=12, width=16)
+    assert evaluate.parse(["--task", TASK]).sensors is None and evaluate.parse(["--task", TASK, "--sensors", "clean"]).sensors == "clean"
 
 
 def result(success, steps, length=10):

@@ -15,6 +15,7 @@ FORBIDDEN = {
     "structs": ["geometry", "render", "observe", "models", "losses", "steps", "parallel", "checkpoint", "data", "sim", "deploy", "act"],
     "geometry": ["render", "observe", "models", "losses", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy"],
     "render": ["observe", "models", "losses", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy"],
+    "sensors": ["observe", "models", "losses", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy"],
     "observe": ["models", "losses", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy"],
     "models": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "losses"],
     "losses": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],

@@ -41,10 +41,10 @@ def starts(trials, seed=0):
     return rollout.Starts(np.zeros((trials, Q), np.float32), np.zeros(trials, np.int32), seed)
 
 
-def sense(qpos, past, mask, keys):
+def sense(states, past, mask, keys, trial_keys):
     """An observation whose `joints` are the whole toy state."""
-    del keys
-    return Observation(None, None, None, jnp.asarray(qpos), jnp.asarray(past), jnp.asarray(mask))
+    del keys, trial_keys
+    return Observation(None, None, None, jnp.asarray(states[:, -1]), jnp.asarray(past), jnp.asarray(mask))
 
 
 def counting(observation, keys):
@@ -113,7 +113,7 @@ def test_hold_still_repeats_home_then_the_last_command():
     past = np.random.default_rng(0).normal(size=(2, HISTORY, ACTION_DIM)).astype(np.float32)
     mask = np.zeros((2, HISTORY), bool)
     mask[1, -1] = True
-    actions = np.asarray(rollout.hold_still(sense(np.zeros((2, Q)), past, mask, None), jax.random.split(jax.random.key(0))))
+    actions = np.asarray(rollout.hold_still(sense(np.zeros((2, 1, Q)), past, mask, None, None), jax.random.split(jax.random.key(0))))
     np.testing.assert_array_equal(actions[0], np.broadcast_to(rollout.HOME_ACTION, (CHUNK, ACTION_DIM)))
     np.testing.assert_array_equal(actions[1], np.broadcast_to(past[1, -1], (CHUNK, ACTION_DIM)))
 

@@ -143,7 +143,7 @@ def test_rest_is_slow_smooth_and_ends_in_the_sleep_pose():
 
 def test_the_simulated_cell_is_the_simulators_scene():
     cell = run_robot.SimulatedCell("drawer_close", "close the bottom drawer of the jewelry box", 12, 16, seed=1)
-    np.testing.assert_allclose(cell.joints(), kinematics.joints_from_qpos(jnp.asarray(cell.snapshot())), atol=1e-5)
+    np.testing.assert_allclose(cell.joints(), kinematics.joints_from_qpos(jnp.asarray(cell.snapshot()[0][-1])), atol=1e-5)
     goal = cell.joints()
     goal[0] += 0.2
     for _ in range(50):

@@ -20,6 +20,7 @@ import numpy as np
 from clamp_jax.data.prompts import WORKSPACE_HIGH, WORKSPACE_LOW, Tokenize, fitting_prompt, object_order
 from clamp_jax.data.records import Episode, Reader
 from clamp_jax.data.transforms import SIZES, Sizes, future_chunk, pad_geoms, pad_qpos, pad_tree, past_chunk
+from clamp_jax.sensors import Delays
 from clamp_jax.structs import Batch, Calibration, Capacity, Geoms, ImageExample, Labels, Observation, SceneState, StateExample, Target, Tree
 
 TEXT_LENGTH = 77  # tokens of CLIP's text encoder
@@ -97,7 +98,10 @@ def open_dataset(directory: str | Path, *, part: str = "all", held_out: Real = 0
 
 
 class ExampleMaker:
-    """Makes an example of a frame: padded tables, chunks of actions, tokens of its sentence."""
+    """Makes an example of a frame: padded tables, chunks of actions, tokens of its sentence.
+
+    `delays` are those of simulated sensors; what was recorded as images is as late as it was recorded.
+    """
 
     def __init__(
         self,
@@ -106,11 +110,12 @@ class ExampleMaker:
         text_length: int = TEXT_LENGTH,
         sizes: Sizes = SIZES,
         calibration: Calibration | None = None,
+        delays: Delays = Delays(),  # noqa: B008 - immutable
         low: Sequence[Real] = WORKSPACE_LOW,
         high: Sequence[Real] = WORKSPACE_HIGH,
     ):
         self.tokenize, self.text_length, self.sizes, self.calibration = tokenize, text_length, sizes, calibration
-        self.low, self.high = low, high
+        self.delays, self.low, self.high = delays, low, high
         self._tables = functools.lru_cache(maxsize=4096)(self._pad)
 
     def example_at(
@@ -119,6 +124,9 @@ class ExampleMaker:
         """One example, numpy leaves: of tick `frame` of a state data set, or of image number `frame` of a recorded one.
 
         `trajectory` is its id in the mixture (default: the episode's index); objects are named in the order of `order_seed`.
+        Where sensors are late, the images and the joints are those of earlier ticks, and all else is of the tick itself: past
+        commands are known at once, and targets and labels (the sentence's positions too, so that it tells of one moment) say
+        what a policy has to act on now.
         """
         numbers = dataset.episode(episode)
         tick = frame if dataset.kind == "state" else int(numbers.ticks[frame])
@@ -145,8 +153,10 @@ class ExampleMaker:
             raise ValueError("a state data set needs the calibration of the cell that draws its images: aloha_calibration(height, width)")
         numbers = dataset.episode(episode)
         tree, geoms = self._tables(dataset, episode)
-        scene = SceneState(pad_qpos(numbers.qpos[tick], self.sizes.qpos), tree, geoms)
-        return StateExample(scene, self.calibration, numbers.joints[tick], *rest)
+        # before the start all was at rest as in the first tick
+        shown, measured = (max(tick - delay, 0) for delay in (self.delays.image, self.delays.joint))
+        scene = SceneState(pad_qpos(numbers.qpos[shown], self.sizes.qpos), tree, geoms)
+        return StateExample(scene, self.calibration, numbers.joints[measured], *rest)
 
     def _pad(self, dataset: Dataset, episode: int) -> tuple[Tree, Geoms]:
         numbers = dataset.episode(episode)

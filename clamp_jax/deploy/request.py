@@ -35,10 +35,14 @@ def calibration_id(spec: dict) -> str:
 
 
 def metadata(spec: dict) -> dict:
-    """What a server tells on connect: the specification without the list of weights, and the protocol."""
+    """What a server tells on connect: the specification without the list of weights, the sensors of training, and the protocol.
+
+    `sensor` are the faults of the cameras that the policy was trained with, delays among them; {} where the artifact is silent.
+    """
     told = {name: value for name, value in spec.items() if name not in ("weights", "statistics", "training")}
     told["calibration"] = {name: np.asarray(value, np.float32) for name, value in spec["calibration"].items()}
-    return told | {"protocol_version": PROTOCOL_VERSION, "calibration_id": calibration_id(spec)}
+    sensor = dict(spec["training"].get("sensor", {}))
+    return told | {"sensor": sensor, "protocol_version": PROTOCOL_VERSION, "calibration_id": calibration_id(spec)}
 
 
 def check_request(message: object, spec: dict) -> Request:

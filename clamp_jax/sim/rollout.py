@@ -14,15 +14,18 @@ import numpy as np
 from jax import Array
 from jaxtyping import ArrayLike, Float, Int, Key
 
-from clamp_jax import batching, observe
+from clamp_jax import batching, observe, sensors
 from clamp_jax.geometry import kinematics
 from clamp_jax.geometry.aloha import HOME_COMMAND
 from clamp_jax.structs import ACTION_DIM, CHUNK, HISTORY, Calibration, Observation, SceneState
 
 HOME_ACTION = np.concatenate([HOME_COMMAND, HOME_COMMAND]).astype(np.float32)  # (14,) the command before the first one
 
+STATES = 1 + HISTORY  # kept for late sensors: the state now and those of the second before it, the longest delay there is
+
 Policy = Callable[[Observation, Array], ArrayLike]  # batched observation, keys (b,) -> commands (b, CHUNK, 14), rad and gripper 0..1
-Sense = Callable[[ArrayLike, ArrayLike, ArrayLike, Array], Observation]  # qpos (b,q), past (b,t,14), mask (b,t), keys (b,)
+# states (b,s,q) up to now, newest last, past (b,t,14), mask (b,t), keys of the moment (b,), keys of the trials (b,)
+Sense = Callable[[ArrayLike, ArrayLike, ArrayLike, Array, Array], Observation]
 
 
 class Starts(NamedTuple):
@@ -53,17 +56,27 @@ def initial_states(task: Any, trials: int, seed: int) -> Starts:
 
 
 def make_sense(scene: SceneState, calibration: Calibration, config: observe.SensorConfig) -> Sense:
-    """Sensors of a batch of scenes that differ in qpos alone, as one compiled function.
+    """Sensors of a batch of scenes that differ in qpos alone, drawn by one compiled function.
 
     scene: tables padded to config.capacity; its qpos is a template whose length the given ones are padded to.
+    Late sensors look up the state of their moment in the states they are given, one a control step; before the first one
+    the scene stood as in it. Noise is drawn by the keys of the moment, calibration error and looks by those of the trials.
+    Raises ValueError for delays that are no whole control steps.
     """
+    late = sensors.delays(config)
 
-    def one(qpos: Array, past: Array, mask: Array, key: Array) -> Observation:
+    def one(qpos: Array, measured: Array, past: Array, mask: Array, key: Array, trial_key: Array) -> Observation:
         padded = jnp.zeros(scene.qpos.shape, jnp.float32).at[: qpos.shape[0]].set(qpos)
-        joints = kinematics.joints_from_qpos(padded)
-        return observe.sense(scene._replace(qpos=padded), calibration, joints, past, mask, config=config, key=key)
+        drawn = {"config": config, "key": key, "episode_key": trial_key}
+        return observe.sense(scene._replace(qpos=padded), calibration, kinematics.joints_from_qpos(measured), past, mask, **drawn)
 
-    return jax.jit(functools.partial(batching.each, one))
+    draw = jax.jit(functools.partial(batching.each, one))
+
+    def sense(states: Float[ArrayLike, "b s q"], past: ArrayLike, mask: ArrayLike, keys: Array, trial_keys: Array) -> Observation:
+        shown, measured = (states[:, max(states.shape[1] - 1 - delay, 0)] for delay in late)
+        return draw(shown, measured, past, mask, keys, trial_keys)
+
+    return sense
 
 
 def hold_still(observation: Observation, keys: Array) -> Array:
@@ -87,15 +100,17 @@ def rollout(engine: Any, policy: Policy, starts: Starts, sense: Sense, *, steps:
     trials = len(starts.qpos)
     physics, history = engine.start(starts.qpos, starts.variant), _History.empty(trials)
     record = _Record.start(starts.qpos, steps)
-    qpos, keys = starts.qpos, _trial_keys(starts.seed, trials)
+    states, keys = starts.qpos[:, None], _trial_keys(starts.seed, trials)
+    trial_keys = _fold(keys, 0)  # no moment's: they count from 1
     for begin in range(0, steps, replan):
-        now = jax.vmap(lambda key, begin=begin: jax.random.fold_in(key, 1 + begin))(keys)
-        observation = sense(qpos, history.actions, history.mask, now)
+        now = _fold(keys, 1 + begin)
+        observation = sense(states, history.actions, history.mask, now, trial_keys)
         commands = _checked(policy(observation, now), trials)[:, :replan]
         commands = np.where(record.done[:, None, None], history.last()[:, None], commands)
         physics, trace = engine.run(physics, commands)
         record.add(begin, np.asarray(trace.qpos), np.asarray(trace.success), commands)
-        qpos, history = np.asarray(trace.qpos)[:, -1], history.extend(commands)
+        states = np.concatenate([states, np.asarray(trace.qpos)], 1)[:, -STATES:]
+        history = history.extend(commands)
         if progress is not None:
             progress(min(begin + replan, steps))
         if record.done.all():
@@ -105,6 +120,10 @@ def rollout(engine: Any, policy: Policy, starts: Starts, sense: Sense, *, steps:
 
 def _trial_keys(seed: int, trials: int) -> Key[Array, " b"]:
     return jax.vmap(lambda trial: jax.random.fold_in(jax.random.key(seed), trial))(jnp.arange(trials))
+
+
+def _fold(keys: Key[Array, " b"], number: int) -> Key[Array, " b"]:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _checked(commands: ArrayLike, trials: int) -> np.ndarray:

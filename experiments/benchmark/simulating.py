@@ -88,7 +88,7 @@ def our_calls(task: str) -> dict[str, Callable[[], Any]]:
     keys, physics, action = jax.random.split(jax.random.key(0), 1), made.start(start.qpos, start.variant), swing(1, 3)[:, 1:2]
 
     def see(qpos: np.ndarray) -> Any:
-        return jax.block_until_ready(sense(jnp.asarray(qpos, jnp.float32), past, mask, keys))
+        return jax.block_until_ready(sense(jnp.asarray(qpos, jnp.float32)[:, None], past, mask, keys, keys))
 
     return {
         "our_step": lambda: made.run(physics, action),

@@ -62,5 +62,5 @@ def time_sensors(size: int, batch: int, repeats: int, task_name: str = "drawer_o
     config = observe.noisy(size)._replace(capacity=capacity)
     sense = rollout.make_sense(jax.tree.map(jnp.asarray, state), kinematics.aloha_calibration(size, size), config)
     past, mask, keys = jnp.zeros((batch, 50, 14)), jnp.zeros((batch, 50), bool), jax.random.split(jax.random.key(0), batch)
-    times = repeat(lambda: sense(jnp.asarray(starts.qpos), past, mask, keys), repeats)
+    times = repeat(lambda: sense(jnp.asarray(starts.qpos)[:, None], past, mask, keys, keys), repeats)
     return times | {"size": size, "batch": batch, "geoms": capacity.total, "scenes_per_s": 1e3 * batch / times["median_ms"]}

@@ -29,7 +29,7 @@ def _debug() -> ConfigDict:
     config.model = shared.model("debug")
     config.data = shared.data()
     config.data.capacity = ConfigDict({"plane": 1, "sphere": 2, "capsule": 4, "cylinder": 1, "box": 4})
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("noisy")
     config.optimiser = shared.optimiser(policy=1e-3, warmup=1)
     config.train = shared.train(batch=4, steps=4, log_every=1, save_every=2)
     config.train.compiler_options = (("xla_backend_optimization_level", 0),)  # compiles in a third of the time
@@ -41,7 +41,7 @@ def _demo() -> ConfigDict:
     config = ConfigDict()
     config.model = shared.model("demo")
     config.data = shared.data()
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("noisy")
     config.optimiser = shared.optimiser(policy=1e-3, warmup=50)
     config.train = shared.train(batch=32, steps=600, log_every=10, save_every=200)
     return config
@@ -61,7 +61,7 @@ def _paper() -> ConfigDict:
     config.model = shared.model("B/16")  # as stage (i)'s
     config.data = shared.data()  # 4,500 demonstrations of the task (arXiv 2602.00937)
     config.data.threads = 16
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("d405")  # as stage (i)'s
     config.optimiser = shared.optimiser(policy=1e-4, warmup=5_000)  # ALOHA Unleashed (arXiv 2410.13126; remembered)
     config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # 256: remembered; 1M: 2602.00937
     config.train.keep_every = 40_000  # the paper evaluates every 40k steps

@@ -27,7 +27,7 @@ def _debug() -> ConfigDict:
     config.model = shared.model("debug")
     config.data = shared.data()
     config.data.capacity = ConfigDict({"plane": 1, "sphere": 2, "capsule": 4, "cylinder": 1, "box": 4})
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("noisy")
     config.optimiser = shared.optimiser(policy=1e-3, clamp=1e-3, warmup=1)
     config.train = shared.train(batch=4, steps=4, log_every=1, save_every=2)
     config.train.compiler_options = (("xla_backend_optimization_level", 0),)  # compiles in a third of the time
@@ -39,7 +39,7 @@ def _demo() -> ConfigDict:
     config = ConfigDict()
     config.model = shared.model("demo")
     config.data = shared.data()
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("noisy")
     config.optimiser = shared.optimiser(policy=1e-3, clamp=1e-3, warmup=50)
     config.train = shared.train(batch=32, steps=600, log_every=10, save_every=200)
     return config
@@ -59,7 +59,7 @@ def _paper() -> ConfigDict:
     config.model = shared.model("B/16")  # ours: ViT-B/16, 224 px views (arXiv 2602.00937), 480 x 640 cameras (arXiv 2410.13126)
     config.data = shared.data()  # 4,500 demonstrations a task (arXiv 2602.00937)
     config.data.threads = 16
-    config.sensor = shared.sensor()
+    config.sensor = shared.sensor("d405")  # the real cell's stereo cameras; ours
     # 1e-4 and the warm-up of 5,000 steps: ALOHA Unleashed's policy (remembered); the encoders' rate is ours
     config.optimiser = shared.optimiser(policy=1e-4, clamp=1e-4, warmup=5_000)
     config.train = shared.train(batch=256, steps=1_000_000, log_every=100, save_every=5_000)  # 256: remembered; 1M: 2602.00937

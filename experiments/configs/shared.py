@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from clamp_jax import sensors
+
 
 def model(preset: str) -> ConfigDict:
     """Which networks; their sizes stand in clamp_jax/models/presets.py."""
@@ -22,18 +24,14 @@ def views() -> ConfigDict:
     return section
 
 
-def sensor(*, noisy: bool = True) -> ConfigDict:
-    """The simulated cameras' faults, drawn anew in every step; all ours: the paper does not describe its augmentation."""
-    section = ConfigDict()
-    section.near_m = 0.0  # a simulated camera measures from its lens on; a D405's least depth is 0.07 m
-    section.far_m = 2.0  # beyond it nothing is measured; the cell is smaller
-    section.depth_noise_m = 0.004 if noisy else 0.0  # standard deviation at 1 m, growing with the square of depth as stereo does
-    section.dropout = 0.02 if noisy else 0.0  # share of pixels without a measurement
-    section.colour_jitter = 0.15 if noisy else 0.0  # largest change of a geom's colour
-    section.light_jitter = 0.4 if noisy else 0.0  # largest change of the light's direction
-    section.camera_jitter_m = 0.002 if noisy else 0.0  # how far the calibration is off,
-    section.camera_jitter_rad = 0.004 if noisy else 0.0  # in place and in direction
-    return section
+def sensor(preset: str) -> ConfigDict:
+    """The simulated cameras' faults by a preset's name, each a field of its own; fields, values and sources: clamp_jax/sensors.py.
+
+    All ours: the paper does not describe its augmentation. "noisy": what the demo's figures were measured with. "d405": what
+    pre-training at scale uses, a real stereo camera's holes too. "upstream", "clean": the public simulator's, and none.
+    """
+    fields = sensors.preset(preset)._asdict()
+    return ConfigDict({name: value for name, value in fields.items() if name not in ("height", "width", "capacity")})
 
 
 def data(paths: tuple[str, ...] = ()) -> ConfigDict:
