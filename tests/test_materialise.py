@@ -12,8 +12,9 @@ from clamp_jax.observe import check_observation, clean
 from data_tools import materialise
 
 SIZE, EVERY, SEED = 16, 20, 5
-# noise on, so that the key of every frame counts
-CONFIG = clean(SIZE)._replace(depth_noise_m=0.004)
+# noise and looks on, so that the keys of frames and of episodes count
+CONFIG = clean(SIZE)._replace(depth_noise_m=0.004, colour_jitter=0.2, camera_jitter_m=0.01, camera_jitter_rad=0.05)
+LATE = CONFIG._replace(image_delay_s=0.3, joint_delay_s=0.1)  # the same program
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,28 @@ def test_numbers_stay_and_the_privileged_state_goes(folders):
         assert image.qpos is None and image.tree is None and image.geoms is None
         for name in ("joints", "actions", "progress", "object_positions", "instruction", "seed", "object_names"):
             np.testing.assert_array_equal(getattr(image, name), getattr(state, name))
+
+
+def test_late_frames_show_an_earlier_world_in_looks_that_last(folders):
+    states, key = open_dataset(folders[0]), jax.random.key(SEED)
+    episode = states.episode(0)
+    found = materialise.materialise(episode, every=EVERY, config=LATE, key=key)
+    maker = ExampleMaker(synthetic.tokenize, text_length=120, calibration=aloha_calibration(SIZE, SIZE))
+
+    def draw(shown, ticks):
+        scenes = stack([maker.example_at(states, 0, tick).scene for tick in shown])
+        return materialise.draw_images(scenes, aloha_calibration(SIZE, SIZE), key, np.int32(ticks), config=CONFIG)
+
+    rgb, depth_m = draw([0, 5, 25, 0, 0, 0, 0, 0], [0, 20, 40, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found.rgb, rgb[:3])
+    np.testing.assert_array_equal(found.depth_m, depth_m[:3])
+    np.testing.assert_array_equal(found.joints, episode.joints[np.maximum(np.arange(len(episode.joints)) - 5, 0)])
+    np.testing.assert_array_equal(found.object_positions, episode.object_positions)
+    rgb, depth_m = map(np.asarray, draw([7] * 8, range(8)))
+    assert (rgb == rgb[:1]).all() and (depth_m[1:] != depth_m[:1])[np.repeat(depth_m[:1] > 0, 7, axis=0)].mean() > 0.9
+    scene = stack([maker.example_at(states, 0, 7).scene] * 8)
+    other = materialise.draw_images(scene, aloha_calibration(SIZE, SIZE), jax.random.key(9), np.arange(8, dtype=np.int32), config=CONFIG)
+    assert (np.asarray(other[0]) != rgb).mean() > 0.3
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(folders, tmp_path, capsys):

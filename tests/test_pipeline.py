@@ -19,6 +19,7 @@ from clamp_jax.data.pipeline import (
     split,
 )
 from clamp_jax.data.records import Reader, Writer
+from clamp_jax.sensors import Delays
 from clamp_jax.structs import HISTORY
 
 LENGTH = 96
@@ -36,8 +37,8 @@ def mixture(folders):
     return [open_dataset(folders["images"]), open_dataset(folders["states"], weight=2), open_dataset(folders["more"])]
 
 
-def maker():
-    return ExampleMaker(synthetic.tokenize, text_length=LENGTH, calibration=synthetic.calibration(8, 8))
+def maker(**options):
+    return ExampleMaker(synthetic.tokenize, text_length=LENGTH, calibration=synthetic.calibration(8, 8), **options)
 
 
 def leaves(batch):
@@ -114,6 +115,24 @@ def test_an_example_holds_its_frame_what_came_before_and_what_follows(mixture):
         assert example.labels.trajectory == [0, 11, 18][row.dataset] + row.episode
         if is_state:
             np.testing.assert_array_equal(example.scene.qpos[:30], episode.qpos[tick])
+
+
+@pytest.mark.parametrize("tick", [0, 3, 12, 40])
+def test_late_sensors_show_an_earlier_world_and_all_else_is_of_now(mixture, tick):
+    states = next(d for d in mixture if d.kind == "state")
+    now, late = (maker(**options).example_at(states, 2, tick) for options in ({}, {"delays": Delays(image=15, joint=5)}))
+    earlier, measured = (maker().example_at(states, 2, max(tick - delay, 0)) for delay in (15, 5))
+    for found, expected in ((late.scene, earlier.scene), (late.joints, measured.joints), (late[3:], now[3:])):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert tick == 0 or (late.scene.qpos != now.scene.qpos).any()
+
+
+def test_recorded_images_are_as_late_as_they_were_recorded(mixture):
+    images = next(d for d in mixture if d.kind == "image")
+    now, late = (maker(**options).example_at(images, 2, 2) for options in ({}, {"delays": Delays(image=15, joint=5)}))
+    for a, b in zip(jax.tree.leaves(late), jax.tree.leaves(now), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_keys_are_the_fold_of_seed_step_and_global_index():

@@ -1,5 +1,6 @@
 """A robot in its own process, driven through server and client; the export of a run; the commands."""
 
+import datetime
 import json
 import multiprocessing
 import threading
@@ -142,19 +143,34 @@ def test_rest_is_slow_smooth_and_ends_in_the_sleep_pose():
 
 
 def test_the_simulated_cell_is_the_simulators_scene():
-    cell = run_robot.SimulatedCell("drawer_close", "close the bottom drawer of the jewelry box", 12, 16, seed=1)
+    late = {"image_delay_s": 0.3, "joint_delay_s": 0.1, "colour_jitter": 0.3}  # looks are as they are, whatever training draws
+    cell = run_robot.SimulatedCell("drawer_close", "close the bottom drawer of the jewelry box", 12, 16, seed=1, sensor=late)
     np.testing.assert_allclose(cell.joints(), kinematics.joints_from_qpos(jnp.asarray(cell.snapshot()[0][-1])), atol=1e-5)
-    goal = cell.joints()
+    goal, measured = cell.joints(), []
     goal[0] += 0.2
     for _ in range(50):
         cell.step(goal)
+        measured.append(cell.joints())
     assert abs(cell.joints()[0] - goal[0]) < 0.05 and abs(cell.status()["time_s"] - 1.0) < 1e-6
     assert not cell.status()["success"]
     seen = cell.sense(cell.snapshot())
     assert seen["images"]["overhead"].shape == (12, 16, 3) and (seen["depth_m"]["overhead"] > 0.3).mean() > 0.3
     assert {"images", "depth_m", "state", "calibration"} == seen.keys()
+    np.testing.assert_allclose(seen["state"], measured[-6], atol=1e-5)
+    states, step = cell.snapshot()
+    assert (len(states), step) == (51, 50)
+    stood = cell.sense((np.repeat(states[-16:-15], 51, axis=0), step))  # as if the robot had stopped where the images show it
+    for name, image in seen["images"].items():
+        np.testing.assert_array_equal(image, stood["images"][name])
     with pytest.raises(ValueError, match="task 'drawer_close' has"):
         run_robot.SimulatedCell("drawer_close", "open the fridge", 12, 16, seed=1)
+
+
+def test_a_server_tells_with_which_sensors_its_policy_was_trained():
+    about = deployed.description(training={"step": 3, "sensor": {"image_delay_s": 0.3}})
+    spec = artifact.make_spec({}, about, today=datetime.date(2026, 1, 31))
+    assert protocol.unpack(protocol.pack(request.metadata(spec)))["sensor"] == {"image_delay_s": 0.3}
+    assert request.metadata(deployed.specification())["sensor"] == {}
 
 
 @pytest.fixture(scope="module")
