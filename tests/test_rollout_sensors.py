@@ -1,12 +1,11 @@
 """What a policy sees over a rollout: late images and joints, and a calibration error that stays as it is."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
+from replay import Replay
 
 from clamp_jax.data.transforms import count_geoms, pad_geoms
 from clamp_jax.geometry.kinematics import aloha_calibration, joints_from_qpos
@@ -20,26 +19,6 @@ MOVING = np.stack([episode.qpos[: STEPS + 1] for episode in EPISODES])
 CAPACITY = count_geoms(EPISODES[0].geom_types)
 NOISY = SensorConfig(SIZE, SIZE, CAPACITY, depth_noise_m=0.004, colour_jitter=0.2, camera_jitter_m=0.01, camera_jitter_rad=0.05)
 LATE = NOISY._replace(image_delay_s=0.3, joint_delay_s=0.1)
-
-
-class Trace(NamedTuple):
-    qpos: np.ndarray
-    success: np.ndarray
-
-
-class Replay:
-    """An engine that heeds no command: its states (b, t, q) are given."""
-
-    def __init__(self, states):
-        self.states, self.at = states, 0
-
-    def start(self, qpos, variant):
-        del qpos, variant
-
-    def run(self, physics, actions):
-        self.at += actions.shape[1]
-        states = self.states[:, self.at - actions.shape[1] + 1 : self.at + 1]
-        return physics, Trace(states, np.zeros(states.shape[:2], bool))
 
 
 def make_sense(config):
