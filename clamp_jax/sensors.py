@@ -41,14 +41,14 @@ class SensorConfig(NamedTuple):
 
 
 _NOISY = {
-    # of a D405: 0.05 px of disparity at 1280 x 720, 1 mm at 0.5 m. This is the scatter alone: the vendor's 2 % at 0.5 m bound
-    # the whole error, most of which is calibration. A real camera's scatter is alike over its matching window of some
-    # pixels; here each pixel has its own, which is right where an image is delivered several times smaller than it is taken.
+    # ours: 0.05 px of disparity of a D405 at 1280 x 720, 1 mm at 0.5 m. This is scatter alone: the vendor's 2 % at 0.5 m bound
+    # all errors together. A real camera's scatter is alike over its matching window of some pixels; here each pixel has its
+    # own, which is right where an image is delivered several times smaller than it is taken.
     "depth_noise_m": 0.004,
     "dropout": 0.02,  # ours
     "colour_jitter": 0.15,  # ours
     "light_jitter": 0.4,  # ours
-    "camera_jitter_m": 0.002,  # ours; a chessboard and an arm's encoders leave 1 to 3 mm
+    "camera_jitter_m": 0.002,  # ours; encoders and backlash alone leave an arm 3 mm at full reach
     "camera_jitter_rad": 0.004,  # ours: 2 mm at 0.5 m
 }
 _D405 = {

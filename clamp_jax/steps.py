@@ -96,8 +96,8 @@ def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: s
     """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
 
     model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or
-    "orthographic"), points, voxel_m, radius_px, radius_m. sensor: the fields of SensorConfig but its size, which is the
-    preset's, and capacity, the slots of a simulated scene's geoms.
+    "orthographic"), points, voxel_m, radius_px, radius_m. sensor: the fields of SensorConfig (those that an older run's
+    section lacks are off) but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
     Raises ValueError for a name that does not exist.
     """
     if variant not in VARIANTS:
