@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from clamp_jax.data import shards
 from clamp_jax.data.records import META, Episode, Reader, Writer, check_episode, decode, encode, encode_frame, frames_of
 from clamp_jax.data.transforms import GEOM_TYPES, SIZES
 from clamp_jax.structs import Capacity
@@ -83,6 +84,21 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="no episode was added"), Writer(tmp_path / "empty", task=synthetic.TASK):
         pass
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_shard_that_lost_a_record_is_no_shard(tmp_path, monkeypatch):
+    class Forgetful(shards.ArrayRecordWriter):
+        records = 0
+
+        def write(self, record):
+            self.records += 1
+            if self.records != 3:
+                super().write(record)
+
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Forgetful)
+    with pytest.raises(OSError, match="episodes-00000.array_record cannot be written .*3 of 4 records"):
+        synthetic.write(tmp_path, 4)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_damage_of_a_shard_is_named_before_a_value_is_used(states, tmp_path):

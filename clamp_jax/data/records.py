@@ -7,7 +7,6 @@ of which sensors make images later. An *image* data set has beside it `frames-*.
 A record is a safetensors container: arrays and one JSON string, no code. The same episodes give the same bytes.
 """
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -205,10 +204,11 @@ def _seal(meta: dict[str, Any]) -> str:
 class Writer:
     """Writes the episodes of one task to a folder: shards, then meta.json.
 
-    Use as a context manager: on an error within, the shards are removed and no meta.json is written. A folder with a
+    Use as a context manager: on an error within or at the end, the shards are removed and no meta.json is written. A folder with a
     finished data set is refused, left-overs of an unfinished one are removed. With `resume` (state records) whole shards are
     kept instead, on an error too, and what is in them counts: `seeds` are those of the episodes that are there.
-    `add` raises ValueError for an invalid episode, another task or kind, or a scene that overflows `sizes`.
+    origin: what the episodes were made with, for meta.json alone. `add` raises ValueError for an invalid episode, another task
+    or kind, or a scene that overflows `sizes`, and OSError when the disk is full.
     """
 
     def __init__(
@@ -220,6 +220,7 @@ class Writer:
         sizes: Sizes = SIZES,
         shard_episodes: int = SHARD_EPISODES,
         resume: bool = False,
+        origin: dict[str, Any] | None = None,
     ):
         self.directory, self.task, self.kind, self.sizes = Path(directory), task, kind, sizes
         if kind not in KINDS:
@@ -229,7 +230,7 @@ class Writer:
         self.directory.mkdir(parents=True, exist_ok=True)
         if resume and kind != "state":
             raise ValueError("only a data set of state records can be resumed")
-        self._resume = resume
+        self._resume, self._origin = resume, origin
         self._episodes = ShardWriter(self.directory, "episodes", shard_episodes)
         self._remove_shards()
         self._frames = ShardWriter(self.directory, "frames", SHARD_FRAMES)
@@ -261,10 +262,14 @@ class Writer:
         return self
 
     def __exit__(self, error: type | None, *_: object) -> None:
-        if error is None:
-            self.close()
-        else:
+        if error is not None:
             self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
 
     def add(self, episode: Episode) -> None:
         """Append one episode."""
@@ -304,6 +309,8 @@ class Writer:
             "used": {**self._used._asdict(), "geoms": self._used.geoms._asdict()},
             "shards": {"episodes": self._episodes.shards, "frames": self._frames.shards},
         }
+        if self._origin is not None:
+            meta["origin"] = self._origin
         meta["sha256"] = _seal(meta)
         temporary = self.directory / f"{META}.tmp"
         temporary.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
@@ -312,12 +319,8 @@ class Writer:
 
     def abort(self) -> None:
         """Give up: close what is open and remove what was written; whole shards are kept with `resume`."""
-        with contextlib.suppress(Exception):
-            if self._resume:
-                self._episodes.drop()
-            else:
-                self._episodes.finish()
-            self._frames.finish()
+        self._episodes.drop()
+        self._frames.drop()
         self._remove_shards()
 
     def _remove_shards(self) -> None:

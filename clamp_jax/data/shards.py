@@ -1,8 +1,12 @@
 """Array-record files: numbered shards of a folder, written whole or not at all, read at random with errors that name them."""
 
+import contextlib
+import errno
 import hashlib
 import itertools
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,10 @@ def sha256_of(path: Path) -> str:
 
 
 class ShardWriter:
-    """Numbered array-record files of one kind of record, each written to a temporary name and renamed when full."""
+    """Numbered array-record files of one kind of record, each written to a temporary name and renamed when full.
+
+    `write` and `finish` raise OSError (with the errno of a full disk) when a shard cannot be written; nothing of it stays.
+    """
 
     def __init__(self, directory: Path, stem: str, limit: int):
         self.directory, self.stem, self.limit = directory, stem, limit
@@ -32,10 +39,26 @@ class ShardWriter:
     def _name(self) -> str:
         return f"{self.stem}-{len(self.shards):05d}.array_record"
 
+    @property
+    def _temporary(self) -> Path:
+        return self.directory / f"{self._name}.tmp"
+
+    @contextlib.contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        """Array-record tells of a full disk by a RuntimeError: an OSError here, and what was written of the shard is removed."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            self.drop()
+            known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            number = error.errno if isinstance(error, OSError) else next((n for n in known if os.strerror(n) in str(error)), errno.EIO)
+            raise OSError(number, f"shard {self.directory / self._name} cannot be written ({error})") from error
+
     def write(self, record: bytes) -> None:
-        if self._writer is None:
-            self._writer, self._count = ArrayRecordWriter(str(self.directory / f"{self._name}.tmp"), WRITER_OPTIONS), 0
-        self._writer.write(record)
+        with self._whole_or_not():
+            if self._writer is None:
+                self._writer, self._count = ArrayRecordWriter(str(self._temporary), WRITER_OPTIONS), 0
+            self._writer.write(record)
         self._count += 1
         if self._count == self.limit:
             self.finish()
@@ -46,19 +69,25 @@ class ShardWriter:
         return list(itertools.takewhile(Path.exists, paths))
 
     def drop(self) -> None:
-        """Close an unfinished shard without making it one."""
+        """Close an unfinished shard without making it one, and remove it."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(RuntimeError):
+                self._writer.close()
             self._writer = None
+        self._temporary.unlink(missing_ok=True)
 
     def finish(self) -> None:
         if self._writer is None:
             return
-        self._writer.close()
+        path = self.directory / self._name
+        with self._whole_or_not():
+            self._writer.close()  # most of a shard is written no sooner
+            found = ArrayRecordReader(str(self._temporary), READER_OPTIONS).num_records()
+            if found != self._count:
+                raise OSError(errno.EIO, f"{found} of {self._count} records are in it")
+            self._temporary.rename(path)
         self._writer = None
-        name, path = self._name, self.directory / f"{self._name}.tmp"
-        path.rename(self.directory / name)
-        self.shards.append(describe(self.directory / name, self._count))
+        self.shards.append(describe(path, self._count))
 
 
 def describe(path: Path, records: int) -> dict[str, Any]:
