@@ -9,6 +9,7 @@ import numpy as np
 from clamp_jax.sim import robot, tasks
 from clamp_jax.sim.aloha_sim import assets
 from clamp_jax.sim.aloha_sim import build as real
+from clamp_jax.sim.objects.distractors import add_distractors
 from clamp_jax.structs import CONTROL_HZ, JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Tree
 
 ROBOT_QPOS = 16  # left 6 joints and 2 fingers, right the same; objects come after
@@ -43,15 +44,18 @@ class Scene(NamedTuple):
 
 
 @functools.cache
-def build(task_name: str, geometry: str = "primitive") -> Scene:
+def build(task_name: str, geometry: str = "primitive", distractors: tuple[str, ...] = ()) -> Scene:
     """The scene of a task, built once; geometry: "primitive" (boxes, capsules, spheres, cylinders) or "aloha_sim".
 
-    Raises ValueError for an unknown task (with the nearest name) or geometry, FileNotFoundError for models that are not there.
+    distractors: names of things that are none of the task's business; they come last in bodies, qpos and qvel, so that the
+    task's addresses stay, and are of primitives in either geometry. Raises ValueError for an unknown task (with the nearest name),
+    geometry or distractor, FileNotFoundError for models that are not there.
     """
     task = tasks.get(task_name, geometry)
     spec = _empty() if geometry == "primitive" else real.empty(assets.find())
     spec.modelname = task_name
     task.build(spec)
+    add_distractors(spec, distractors)
     spec.add_numeric(name="max_geom_pairs", data=[MAX_GEOM_PAIRS])
     spec.add_numeric(name="max_contact_points", data=[task.contact_slots])
     model = spec.compile()

@@ -43,7 +43,7 @@ def data(paths: tuple[str, ...] = ()) -> ConfigDict:
     section.shuffle_objects = True  # name a sentence's objects in another order each time; ours: order then carries no meaning
     section.threads = 2  # that make batches; ours
     section.bodies = 48  # rows the table of bodies is padded to; ours
-    section.qpos = 64  # entries qpos is padded to; ours
+    section.qpos = 80  # entries qpos is padded to; ours
     # slots of each type of geom; fewer make the ray caster faster, too few are refused; ours
     section.capacity = ConfigDict({"plane": 1, "sphere": 16, "capsule": 48, "cylinder": 8, "box": 64})
     return section

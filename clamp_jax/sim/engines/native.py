@@ -1,5 +1,6 @@
 """MuJoCo in C, one environment a thread at a time."""
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +26,16 @@ class Engine:
         self.scene, self.task = scene, task
         self._threads = threads or len(os.sched_getaffinity(0))
         self._success = jax.jit(jax.vmap(task.success))
+        self._own = scene.model.nq, scene.model.nv  # the robot's and the task's part of a state
+
+    def in_scene(self, scene: Scene) -> "Engine":
+        """The same engine in a changed scene of the task: other physics, or distractors after the task's own bodies.
+
+        Success is decided as before, by the part of a state that this engine's scene has; nothing is compiled again.
+        """
+        other = copy.copy(self)
+        other.scene = scene
+        return other
 
     def start(self, qpos: ArrayLike, variant: ArrayLike) -> Physics:
         """Environments at rest: qpos (b, q), variant (b,) int32. Raises ValueError for a wrong shape."""
@@ -55,7 +66,8 @@ class Engine:
 
     def _succeeded(self, qpos: np.ndarray, qvel: np.ndarray, variant: np.ndarray) -> np.ndarray:
         """Success (b, t) of every state, in pieces of one size."""
-        flat = qpos.reshape(-1, qpos.shape[2]), qvel.reshape(-1, qvel.shape[2]), np.repeat(variant, qpos.shape[1])
+        own_qpos, own_qvel = qpos[..., : self._own[0]], qvel[..., : self._own[1]]
+        flat = own_qpos.reshape(-1, self._own[0]), own_qvel.reshape(-1, self._own[1]), np.repeat(variant, qpos.shape[1])
         chunk = next((size for size in _CHUNKS if size >= len(flat[0])), _CHUNKS[-1])
         pieces = []
         for begin in range(0, len(flat[0]), chunk):

@@ -10,6 +10,7 @@ MAT_HALF = 0.06  # m
 CRATE_HALF = (0.045, 0.045, 0.035)  # m
 _CORNER = 0.004  # m, radius of the spheres that a block stands on
 COLOURS = {"red": (0.80, 0.12, 0.12), "blue": (0.12, 0.25, 0.75), "green": (0.20, 0.55, 0.25)}
+COLOURS |= {"yellow": (0.88, 0.72, 0.10), "purple": (0.45, 0.18, 0.55)}  # of no task: distractors
 
 
 def add_block(spec: mujoco.MjSpec, colour: str) -> None:

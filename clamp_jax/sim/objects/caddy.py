@@ -44,9 +44,14 @@ def add_tools(spec: mujoco.MjSpec, target: str) -> None:
 
     What touches the caddy are capsules, since MJX meets boxes with boxes slowly.
     """
-    for name, add in _ADD.items():
-        body = free_body(spec, name, TOOLS[name][2])
-        add(body, TOOLS[name], CONTAINER if name == target else 0)
+    for name in TOOLS:
+        add_tool(spec, name, CONTAINER if name == target else 0)
+
+
+def add_tool(spec: mujoco.MjSpec, name: str, caddy: int = 0) -> None:
+    """One of TOOLS on a free joint of its name; caddy: CONTAINER if it touches the caddy."""
+    body = free_body(spec, name, TOOLS[name][2])
+    _ADD[name](body, TOOLS[name], caddy)
 
 
 def _solid(body: mujoco.MjsBody, half: tuple, pos: tuple, *, rgb: tuple, mass: float, touches: int = TABLE | FINGER) -> mujoco.MjsGeom:
