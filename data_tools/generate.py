@@ -3,14 +3,15 @@
     python -m data_tools.generate --tasks drawer_open,drawer_close --episodes 200 --out runs/data
     python -m data_tools.generate --tasks near,far --episodes 4500 --out runs/data --dry-run
 
-Candidate i of a task is made from seed + i alone; the successful ones are kept in the order of their seeds. So the same seed
-gives the same bytes, whatever the number of workers, and however often it was stopped: the same command again goes on after the
-last whole shard, and no episode is lost or there twice.
+Candidate i of a task is made from seed + i alone, its reset and its physics (masses, friction, distractors); the successful ones
+are kept in the order of their seeds. So the same seed gives the same bytes, whatever the number of workers, and however often it
+was stopped, by a full disk too: the same command again goes on after the last whole shard, and no episode is lost or there twice.
 """
 
 import argparse
 import collections
 import ctypes
+import errno
 import functools
 import hashlib
 import json
@@ -37,8 +38,9 @@ from tqdm import tqdm
 
 from clamp_jax.data.records import META, Episode, Writer
 from clamp_jax.geometry import aloha
-from clamp_jax.sim import experts, scene, tasks
+from clamp_jax.sim import experts, randomise, scene, tasks
 from clamp_jax.sim.engines import native
+from clamp_jax.sim.randomise import Variety
 from clamp_jax.structs import ACTION_DIM
 
 AFTER_SUCCESS = 25  # ticks an episode goes on after its success, so that the policy learns to come to rest
@@ -46,7 +48,10 @@ PATIENCE = 40  # candidates without a single success after which the expert is t
 BEGUN = "generation.json"  # in the folder of an unfinished data set: what it was begun with
 SETS = {"all": tuple(sorted(tasks.TASKS)), "paper": tasks.PAPER, "near": tasks.NEAR, "far": tasks.FAR}
 PROBES = 4  # candidates of a task that --dry-run tries
+NOMINAL = randomise.PHYSICS["nominal"]
 _PR_SET_PDEATHSIG = 1
+
+PHYSICS_HELP = "random (default): masses, friction and distractors differ from episode to episode; nominal: the same in all"
 
 Tell = Callable[[int, int, str], None]
 
@@ -58,24 +63,47 @@ class Attempt(NamedTuple):
     reason: str = ""
 
 
+class Source(NamedTuple):
+    """What candidates are made of."""
+
+    task: str
+    seed: int  # of the first candidate
+    variety: Variety
+
+    def origin(self) -> dict[str, Any]:
+        """The same for a JSON file, with a hash of the models: episodes of two worlds do not belong into one data set."""
+        ranges = {name: list(between) for name, between in self.variety.ranges._asdict().items()}
+        physics = {"physics": physics_of(self.task, self.variety), "ranges": ranges, "distractors": self.variety.distractors}
+        return {"task": self.task, "seed": self.seed, **physics}
+
+
 def run(
-    task: str, folder: str | Path, *, episodes: int, seed: int = 0, workers: int | None = None, tell: Tell | None = None
+    task: str,
+    folder: str | Path,
+    *,
+    episodes: int,
+    seed: int = 0,
+    workers: int | None = None,
+    variety: Variety = NOMINAL,
+    tell: Tell | None = None,
 ) -> dict[str, Any]:
     """Write `episodes` successful demonstrations of a task to a data set; returns {episodes, candidates, reasons}.
 
-    An unfinished data set in the folder, begun with the same seed and physics, is continued; `reasons` are those of the
-    candidates of this run. tell(done, of, note) is called after each kept or rejected candidate; without it a bar is shown.
-    Raises ValueError for an unknown task, a folder that holds a data set already or one begun otherwise, or fewer than one
-    episode; RuntimeError when the expert fails PATIENCE candidates without one success. On an error whole shards are kept.
+    variety: by how much physics differs from one candidate to the next. An unfinished data set in the folder, begun with the
+    same seed and physics, is continued; `reasons` are those of the candidates of this run. tell(done, of, note) is called after
+    each kept or rejected candidate; without it a bar is shown. Raises ValueError for an unknown task, a folder that holds a
+    data set already or one begun otherwise, or fewer than one episode; RuntimeError when the expert fails PATIENCE candidates
+    without one success; OSError when the disk is full. On an error whole shards are kept.
     """
     tasks.get(task)
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; at least one is needed")
     _refuse_foreign(Path(folder))
+    source = Source(task, seed, variety)
     if tell is None:
         with _bar(task, episodes) as shown:
-            return _write(task, Path(folder), episodes, seed, workers, shown)
-    return _write(task, Path(folder), episodes, seed, workers, tell)
+            return _write(source, Path(folder), episodes, workers, shown)
+    return _write(source, Path(folder), episodes, workers, tell)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -103,30 +131,40 @@ class _bar:
         self._bar.update(done - self._bar.n)
 
 
-def _write(task: str, folder: Path, episodes: int, seed: int, workers: int | None, tell: Tell) -> dict[str, Any]:
-    reasons = collections.Counter()
+def _write(source: Source, folder: Path, episodes: int, workers: int | None, tell: Tell) -> dict[str, Any]:
+    reasons, seed, origin = collections.Counter(), source.seed, source.origin()
     try:
-        with Writer(folder, task=task, resume=_begin(folder, task, seed)) as writer:
+        with Writer(folder, task=source.task, resume=_begin(folder, origin), origin=origin) as writer:
             first = writer.seeds[-1] + 1 if writer.seeds else seed
             if len(writer.seeds) > episodes:
                 raise ValueError(f"{folder} holds {len(writer.seeds)} episodes already; ask for as many or more, or remove it")
             if len(writer.seeds) < episodes:
                 told = (tell, first - seed - len(writer.seeds), reasons)
-                _fill(writer, task, episodes, range(first, sys.maxsize), workers, told)
+                _fill(writer, source, episodes, range(first, sys.maxsize), workers, told)
             kept, candidates = len(writer.seeds), writer.seeds[-1] - seed + 1
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
     finally:  # the note goes with the last shard that it explains, or when the data set is finished
         if (folder / META).exists() or not any(folder.glob("*.array_record")):
             (folder / BEGUN).unlink(missing_ok=True)
     return {"episodes": kept, "candidates": candidates, "reasons": dict(reasons)}
 
 
+def _cannot_write(folder: Path, error: OSError) -> OSError:
+    """The error for a reader: what is the matter, what is there, what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = f"no space left on the disk of {folder}" if full else f"{folder}: {error.strerror or error}"
+    there = len(list(folder.glob("*.array_record")))
+    return OSError(f"{what}; what is there is whole ({there} shards): {'make room, and ' if full else ''}the same command goes on")
+
+
 def _fill(
-    writer: Writer, task: str, episodes: int, seeds: range, workers: int | None, count: tuple[Tell, int, collections.Counter]
+    writer: Writer, source: Source, episodes: int, seeds: range, workers: int | None, count: tuple[Tell, int, collections.Counter]
 ) -> None:
     """Add episodes until there are so many; count: whom to tell, candidates rejected before, and reasons of those rejected now."""
     tell, earlier, reasons = count
     with _pool(workers) as pool:
-        for attempt in _in_order(pool, functools.partial(attempt_episode, task), iter(seeds)):
+        for attempt in _in_order(pool, functools.partial(attempt_episode, source.task, variety=source.variety), iter(seeds)):
             if attempt.episode is None:
                 reasons[attempt.reason] += 1
             else:
@@ -136,33 +174,38 @@ def _fill(
             if kept == episodes:
                 break
             if not kept and rejected >= PATIENCE:
-                raise RuntimeError(f"the expert of {task!r} failed {rejected} of {rejected} candidates: {dict(reasons)}")
+                raise RuntimeError(f"the expert of {source.task!r} failed {rejected} of {rejected} candidates: {dict(reasons)}")
 
 
-def _begin(folder: Path, task: str, seed: int) -> bool:
+def _begin(folder: Path, origin: dict[str, Any]) -> bool:
     """Note what a data set is begun with; whether one that was begun so is there to be continued.
 
     Raises ValueError if the folder holds an unfinished one that was begun otherwise: half of it would be of another world.
     """
-    with_what = {"task": task, "seed": seed, "physics": physics_of(task)}
     note = folder / BEGUN
     if (folder / META).exists():
         return False  # the writer refuses it
     if note.exists():
         found = json.loads(note.read_text())
-        if found != with_what:
-            changed = ", ".join(key for key in with_what if found.get(key) != with_what[key])
+        if found != origin:
+            changed = ", ".join(key for key in origin if found.get(key) != origin[key])
             raise ValueError(f"{folder} holds an unfinished data set with another {changed} ({found}); remove it or name another folder")
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    note.with_suffix(".tmp").write_text(json.dumps(with_what))
-    note.with_suffix(".tmp").rename(note)
+    temporary = note.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(origin))
+        temporary.rename(note)
+    finally:
+        temporary.unlink(missing_ok=True)
     return True
 
 
-def physics_of(task: str) -> str:
-    """Hash of a task's compiled model: episodes of two models do not belong into one data set."""
+def physics_of(task: str, variety: Variety = NOMINAL) -> str:
+    """Hash of a task's compiled model, with all distractors that it may have."""
     model = scene.build(task).model
+    if variety.distractors:
+        model = scene.build(task, distractors=randomise.kinds(scene.build(task))).model
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     return hashlib.sha256(buffer).hexdigest()[:16]
@@ -193,16 +236,20 @@ def _in_order(pool: ProcessPoolExecutor, work: Callable[[int], Attempt], seeds: 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def attempt_episode(task_name: str, seed: int) -> Attempt:
-    """Reset by `seed`, let the expert plan with the same seed, run it in native MuJoCo; no episode unless it succeeds."""
-    task, built = tasks.get(task_name), scene.build(task_name)
+def attempt_episode(task_name: str, seed: int, variety: Variety = NOMINAL) -> Attempt:
+    """Reset by `seed`, let the expert plan with the same seed, run it in native MuJoCo; no episode unless it succeeds.
+
+    The expert plans in the nominal scene, without distractors; it is run in the one that variety and seed make.
+    """
+    task = tasks.get(task_name)
     qpos0, variant = (np.asarray(value) for value in _reset(task)(jax.random.key(seed)))
     try:
-        actions = experts.plan(task, built, qpos0, int(variant), seed)
+        actions = experts.plan(task, scene.build(task_name), qpos0, int(variant), seed)
     except (experts.PlanError, experts.IKError) as error:
         return Attempt(None, f"no plan ({type(error).__name__})")
     actions = np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)])
-    engine = _engine(task_name)
+    built, qpos0 = randomise.candidate(task_name, qpos0, variety, seed)
+    engine = _engine(task_name).in_scene(built)
     _, trace = engine.run(engine.start(qpos0[None], variant[None]), actions[None])
     if not trace.success[0].any():
         return Attempt(None, "no success")
@@ -222,7 +269,11 @@ def _reset(task: tasks.Task) -> Callable:
 
 
 def record(task: tasks.Task, built: scene.Scene, qpos: np.ndarray, actions: np.ndarray, *, variant: int, seed: int) -> Episode:
-    """The state record of an episode: qpos (t, q) before each of the actions (t, 14)."""
+    """The state record of an episode: qpos (t, q) before each of the actions (t, 14).
+
+    Ours: distractors are seen and not named. They are none of the instruction's business, and the 77 tokens of a sentence take
+    five or six objects: named in shuffled order, they would drive out those that matter.
+    """
     return Episode(
         task=task.name,
         instruction=task.instructions[variant],
@@ -256,10 +307,11 @@ def object_positions(built: scene.Scene, qpos: np.ndarray) -> np.ndarray:
     return found
 
 
-def expect(task: str, episodes: int, seed: int) -> dict[str, float]:
+def expect(source: Source, episodes: int) -> dict[str, float]:
     """What so many episodes would take, by a few candidates on this core: {candidates, core_hours, gib}; ValueError if none succeeds."""
-    attempt_episode(task, seed)  # compiles what a worker compiles once
-    begin, found = time.perf_counter(), [attempt_episode(task, seed + i).episode for i in range(PROBES)]
+    task, seed, variety = source
+    attempt_episode(task, seed, variety)  # compiles what a worker compiles once
+    begin, found = time.perf_counter(), [attempt_episode(task, seed + i, variety).episode for i in range(PROBES)]
     seconds, kept = time.perf_counter() - begin, [episode for episode in found if episode is not None]
     if not kept:
         raise ValueError(f"none of {PROBES} candidates of {task!r} succeeded; try another --seed")
@@ -272,11 +324,11 @@ def expect(task: str, episodes: int, seed: int) -> dict[str, float]:
     return {"candidates": candidates, "core_hours": candidates * seconds / PROBES / 3600, "gib": episodes * size / 2**30}
 
 
-def dry_run(names: list[str], episodes: int, seed: int, workers: int) -> None:
+def dry_run(names: list[str], episodes: int, seed: int, workers: int, variety: Variety = NOMINAL) -> None:
     """Print what a run would take."""
     total = collections.Counter()
     for name in names:
-        found = expect(name, episodes, seed)
+        found = expect(Source(name, seed, variety), episodes)
         total.update(found)
         hours = found["core_hours"] / workers
         print(
@@ -299,21 +351,24 @@ def main() -> None:
     parser.add_argument("--tasks", required=True, help=f"sets ({', '.join(SETS)}) or names, by commas: {', '.join(sorted(tasks.TASKS))}")
     parser.add_argument("--episodes", type=int, default=200, help="successful episodes of each task")
     parser.add_argument("--geometry", choices=("primitive",), default="primitive", help="what things are made of")
+    parser.add_argument("--physics", choices=tuple(randomise.PHYSICS), default="random", help=PHYSICS_HELP)
+    parser.add_argument("--distractors", type=int, help="most of them in an episode; default: 3 with random physics, else 0")
     parser.add_argument("--out", type=Path, required=True, help="folder; each task gets a folder of its name in it")
     parser.add_argument("--seed", type=int, default=0, help="of the first candidate")
     parser.add_argument("--workers", type=int, help="processes; default: one for each core")
     parser.add_argument("--dry-run", action="store_true", help="only say how long it would take and how big it would be")
     args = parser.parse_args()
     try:
-        names = named(args.tasks)
+        names, variety = named(args.tasks), randomise.variety(args.physics, args.distractors)
+        print(f"physics: {randomise.told(variety)}")
         if args.dry_run:
-            dry_run(names, args.episodes, args.seed, args.workers or len(os.sched_getaffinity(0)))
+            dry_run(names, args.episodes, args.seed, args.workers or len(os.sched_getaffinity(0)), variety)
             return
         for name in names:
             if (args.out / name / META).exists():
                 raise ValueError(f"{args.out / name} already holds a finished data set; choose another --out or remove it")
         for name in names:
-            done = run(name, args.out / name, episodes=args.episodes, seed=args.seed, workers=args.workers)
+            done = run(name, args.out / name, episodes=args.episodes, seed=args.seed, workers=args.workers, variety=variety)
             print(f"{name}: {done['episodes']} of {done['candidates']} candidates kept in {args.out / name}")
             print(f"  rejected: {done['reasons'] or 'none'}")
     except KeyboardInterrupt:

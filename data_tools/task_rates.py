@@ -26,7 +26,7 @@ import numpy as np
 
 from clamp_jax.geometry import aloha
 from clamp_jax.metrics import wilson
-from clamp_jax.sim import experts, scene, tasks
+from clamp_jax.sim import experts, randomise, scene, tasks
 from clamp_jax.sim.engines import native
 from clamp_jax.structs import CONTROL_HZ
 from data_tools import generate
@@ -65,15 +65,16 @@ BEHAVIOURS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def attempt(name: str, behaviour: str, seed: int) -> bool:
-    """Whether a task is done from the reset of a seed; no plan is no success."""
-    task, built = tasks.get(name), scene.build(name)
+def attempt(name: str, behaviour: str, seed: int, variety: randomise.Variety = generate.NOMINAL) -> bool:
+    """Whether a task is done from the reset of a seed, in the physics that variety and seed make; no plan is no success."""
+    task = tasks.get(name)
     qpos0, variant = (np.asarray(value) for value in _reset(task)(jax.random.key(seed)))
     try:
-        actions = BEHAVIOURS[behaviour](task, built, qpos0, int(variant), seed)
+        actions = BEHAVIOURS[behaviour](task, scene.build(name), qpos0, int(variant), seed)
     except (experts.PlanError, experts.IKError):
         return False
-    engine = _engine(name, behaviour == "limp")
+    built, qpos0 = randomise.candidate(name, qpos0, variety, seed)
+    engine = _engine(name).in_scene(without_grip(built) if behaviour == "limp" else built)
     _, trace = engine.run(engine.start(qpos0[None], variant[None]), actions[None])
     return bool(trace.success.any())
 
@@ -84,9 +85,8 @@ def _reset(task: tasks.Task) -> Callable:
 
 
 @functools.cache
-def _engine(name: str, limp: bool) -> native.Engine:
-    built = scene.build(name)
-    return native.Engine(without_grip(built) if limp else built, tasks.get(name), threads=1)
+def _engine(name: str) -> native.Engine:
+    return native.Engine(scene.build(name), tasks.get(name), threads=1)
 
 
 def without_grip(built: scene.Scene) -> scene.Scene:
@@ -98,13 +98,12 @@ def without_grip(built: scene.Scene) -> scene.Scene:
     return built._replace(model=model)
 
 
-def rates(name: str, seeds: int, limp_seeds: int, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Successes of each behaviour on seeds 0 and up: {behaviour: {successes, trials, low, high}}."""
+def rates(name: str, behaviours: dict[str, int], pool: ProcessPoolExecutor, variety: randomise.Variety) -> dict[str, Any]:
+    """Successes of behaviours on so many seeds each, 0 and up: {behaviour: {successes, trials, low, high}}."""
     found = {}
-    for behaviour in BEHAVIOURS:
-        trials = limp_seeds if behaviour == "limp" else seeds
+    for behaviour, trials in behaviours.items():
         if trials and not (behaviour == "limp" and name in NO_GRASP):
-            done = sum(pool.map(functools.partial(attempt, name, behaviour), range(trials), chunksize=4))
+            done = sum(pool.map(functools.partial(attempt, name, behaviour, variety=variety), range(trials), chunksize=4))
             low, high = wilson(done, trials)
             found[behaviour] = {"successes": done, "trials": trials, "low": low, "high": high}
     return found
@@ -121,20 +120,23 @@ def main() -> None:
     parser.add_argument("--tasks", default="all", help=f"sets ({', '.join(generate.SETS)}) or names, by commas")
     parser.add_argument("--seeds", type=int, default=200, help="resets of a task")
     parser.add_argument("--limp-seeds", type=int, default=50, help="of them with limp fingers; 0 for none")
+    parser.add_argument("--behaviours", nargs="+", choices=tuple(BEHAVIOURS), default=tuple(BEHAVIOURS), help="which to count")
+    parser.add_argument("--physics", choices=tuple(randomise.PHYSICS), default="nominal", help="random: as data are generated")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="where the numbers go")
     args = parser.parse_args()
     if args.seeds < 1 or args.limp_seeds < 0 or args.workers < 1:
         parser.error("give 1 or more seeds and workers, and 0 or more limp seeds")
     try:
-        names = generate.named(args.tasks)
+        names, variety = generate.named(args.tasks), randomise.variety(args.physics)
     except ValueError as error:
         sys.exit(f"task_rates: {error}")
+    counts = {behaviour: args.limp_seeds if behaviour == "limp" else args.seeds for behaviour in args.behaviours}
     found = {}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, mp_context=context, initializer=generate.begin_worker) as pool:
         for name in names:
-            found[name] = rates(name, args.seeds, args.limp_seeds, pool)
+            found[name] = rates(name, counts, pool, variety)
             print(f"{name}: {', '.join(told(*each) for each in found[name].items())}", flush=True)
             if args.json:  # after each task: it is a long run
                 write_json(args.json, found)

@@ -1,18 +1,24 @@
 """Generated data sets: the same bytes for the same seed, frames that belong to their commands, nothing half-written."""
 
+import errno
 import functools
+import os
+import resource
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
 
+from clamp_jax.data import shards
 from clamp_jax.data.records import META, Reader, Writer
-from clamp_jax.sim import scene, tasks
+from clamp_jax.sim import randomise, scene, tasks
 from clamp_jax.sim.engines.native import Engine
 from data_tools import generate
 
 TASK = "drawer_close"
+RANDOM = randomise.PHYSICS["random"]
 
 
 def _quiet(*_):
@@ -33,6 +39,119 @@ def made(tmp_path_factory):
 def test_the_number_of_workers_does_not_change_the_bytes(made, tmp_path):
     generate.run(TASK, tmp_path / TASK, episodes=2, seed=3, workers=1, tell=_quiet)
     assert _bytes(made[0]) == _bytes(tmp_path / TASK)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("varied") / TASK
+    generate.run(TASK, folder, episodes=5, seed=1, workers=2, variety=RANDOM, tell=_quiet)
+    return folder
+
+
+def test_the_number_of_workers_does_not_change_the_bytes_of_random_physics(varied, tmp_path):
+    generate.run(TASK, tmp_path / TASK, episodes=5, seed=1, workers=1, variety=RANDOM, tell=_quiet)
+    assert _bytes(varied) == _bytes(tmp_path / TASK)
+
+
+def test_the_seed_gives_an_episode_of_random_physics_again(varied):
+    """Replayed in the scene that its seed draws, and in that one alone, an episode's commands give its states."""
+    task, reader, distractors = tasks.get(TASK), Reader(varied), set()
+    engine, own = Engine(scene.build(TASK), task, threads=1), scene.build(TASK).model.nq
+    for episode in (reader[i] for i in range(len(reader))):
+        reset, variant = map(np.asarray, task.reset(jax.random.key(episode.seed)))
+        built, qpos0 = randomise.candidate(TASK, reset, RANDOM, episode.seed)
+        distractors.add((episode.qpos.shape[1] - own) // 7)
+        np.testing.assert_array_equal(episode.qpos[0], qpos0)
+        found = [engine.in_scene(each) for each in (built, built._replace(model=_nominal(built)))]
+        traces = [np.asarray(each.run(each.start(qpos0[None], variant[None]), episode.actions[None])[1].qpos[0, :-1]) for each in found]
+        np.testing.assert_array_equal(episode.qpos[1:], traces[0])
+        assert not np.allclose(episode.qpos[1:], traces[1], atol=1e-5)
+        assert episode.object_names == scene.build(TASK).object_names, "distractors are not in the text"
+    assert len(distractors) > 1
+    assert reader.meta["origin"] == generate.Source(TASK, 1, RANDOM).origin()
+
+
+def _nominal(built):
+    names = tuple(name for name in randomise.DISTRACTORS if any(built.model.body(i).name == name for i in range(built.model.nbody)))
+    return scene.build(TASK, distractors=names).model
+
+
+def test_data_begun_in_another_physics_are_not_continued(tmp_path):
+    narrow = RANDOM._replace(ranges=RANDOM.ranges._replace(mass=(0.9, 1.1)))
+    assert generate._begin(tmp_path, generate.Source(TASK, 5, RANDOM).origin())
+    (tmp_path / "episodes-00000.array_record").touch()
+    for variety, what in ((narrow, "another ranges"), (generate.NOMINAL, "another physics, ranges, distractors")):
+        with pytest.raises(ValueError, match=f"unfinished data set with {what} "):
+            generate.run(TASK, tmp_path, episodes=1, seed=5, variety=variety, workers=1, tell=_quiet)
+
+
+def _three_shards(folder):
+    """Three shards with one episode each, made in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "Writer", functools.partial(Writer, shard_episodes=1))
+        patch.setattr(generate, "_pool", lambda workers: ThreadPoolExecutor(1))
+        generate.run(TASK, folder, episodes=3, seed=5, variety=RANDOM, tell=_quiet)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / TASK
+    _three_shards(folder)
+    return _bytes(folder)
+
+
+def test_a_full_disk_is_said_and_leaves_whole_shards_alone(undisturbed, tmp_path, monkeypatch):
+    """Array-record writes late: the third shard is found not to be there when it is closed."""
+    closed = []
+
+    class Full(shards.ArrayRecordWriter):
+        def close(self):
+            closed.append(1)
+            if len(closed) >= 3:
+                raise RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; writing; at byte 4096")
+            super().close()
+
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Full)
+    message = r"no space left on the disk of .*; what is there is whole \(2 shards\): make room, and the same command goes on"
+    with pytest.raises(OSError, match=message):
+        _three_shards(tmp_path / TASK)
+    left = {path.name for path in (tmp_path / TASK).iterdir()}
+    assert left == {"episodes-00000.array_record", "episodes-00001.array_record", generate.BEGUN}
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Full.__base__)
+    _three_shards(tmp_path / TASK)
+    assert _bytes(tmp_path / TASK) == undisturbed
+
+
+def test_a_file_that_may_not_grow_is_said_and_the_same_command_goes_on(undisturbed, tmp_path):
+    """A limit of the operating system, not of a mock: array-record meets a write that fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written \(.*File too large.*what is there is whole \(0 shards\)"):
+            _three_shards(tmp_path / TASK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / TASK).iterdir()) == []
+    _three_shards(tmp_path / TASK)
+    assert _bytes(tmp_path / TASK) == undisturbed
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_half_written_file(undisturbed, tmp_path, monkeypatch):
+    write_text = generate.Path.write_text
+
+    def full(path, text, *more):
+        if path.name == f"{META}.tmp":
+            write_text(path, text[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, text, *more)
+
+    monkeypatch.setattr(generate.Path, "write_text", full)
+    with pytest.raises(OSError, match=r"no space left .* whole \(3 shards\)"):
+        _three_shards(tmp_path / TASK)
+    assert {path.suffix for path in (tmp_path / TASK).iterdir()} == {".array_record", ".json"} and not (tmp_path / TASK / META).exists()
+    monkeypatch.setattr(generate.Path, "write_text", write_text)
+    _three_shards(tmp_path / TASK)
+    assert _bytes(tmp_path / TASK) == undisturbed
 
 
 def test_episodes_are_the_successful_candidates_in_order_of_seed(made):
@@ -96,7 +215,7 @@ def test_a_run_that_ended_while_closing_makes_its_short_last_shard_again(tmp_pat
     generate.run(TASK, folder, episodes=3, seed=5, workers=1, tell=_quiet)
     whole = _bytes(folder)
     (folder / META).unlink()
-    (folder / generate.BEGUN).write_text(generate.json.dumps({"task": TASK, "seed": 5, "physics": generate.physics_of(TASK)}))
+    (folder / generate.BEGUN).write_text(generate.json.dumps(generate.Source(TASK, 5, generate.NOMINAL).origin()))
     generate.run(TASK, folder, episodes=3, seed=5, workers=1, tell=_quiet)
     assert _bytes(folder) == whole
 
@@ -118,8 +237,10 @@ def test_a_broken_shard_is_named(tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_it_would_take(capsys, monkeypatch):
     monkeypatch.setattr(generate, "PROBES", 2)
-    generate.dry_run([TASK], 4500, 0, 2)
-    first, total = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(sys, "argv", ["generate", "--tasks", TASK, "--out", "x", "--episodes", "4500", "--dry-run", "--workers", "2"])
+    generate.main()
+    physics, first, total = capsys.readouterr().out.splitlines()
+    assert physics == f"physics: {randomise.told(RANDOM)}" and "masses x 0.7 to 1.4" in physics
     assert first.startswith("drawer_close: 4500 episodes of 4500 candidates, ") and "4500 episodes, " in total
     gib = float(first.split(", ")[-1].split()[0])
     assert 0.05 < gib < 1.0
@@ -136,6 +257,9 @@ def test_what_is_asked_wrongly_is_refused(made, tmp_path, monkeypatch):
         generate.run("drawer_cloze", tmp_path, episodes=1)
     with pytest.raises(ValueError, match="episodes is 0; at least one"):
         generate.run(TASK, tmp_path, episodes=0)
+    monkeypatch.setattr(sys, "argv", ["generate", "--tasks", TASK, "--out", str(tmp_path), "--distractors", "4"])
+    with pytest.raises(SystemExit, match="distractors is 4; expected 0 to 3"):
+        generate.main()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds 'notes.txt' and 0 other things"):
         generate.run(TASK, tmp_path, episodes=1)

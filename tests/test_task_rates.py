@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from clamp_jax.sim import scene, tasks
+from clamp_jax.sim import randomise, scene, tasks
 from data_tools import task_rates
 
 
@@ -39,7 +39,7 @@ def test_an_unknown_task_is_named(monkeypatch):
 
 def test_the_numbers_are_written(monkeypatch, tmp_path, capsys):
     out = tmp_path / "deep" / "rates.json"
-    monkeypatch.setattr(task_rates, "attempt", lambda name, behaviour, seed: behaviour == "expert" and seed != 1)
+    monkeypatch.setattr(task_rates, "attempt", lambda name, behaviour, seed, variety: behaviour == "expert" and seed != 1)
     monkeypatch.setattr(task_rates, "ProcessPoolExecutor", _Here)
     monkeypatch.setattr(sys, "argv", ["task_rates", "--tasks", "drawer_open,drawer_close", "--seeds", "4", "--json", str(out)])
     task_rates.main()
@@ -47,6 +47,20 @@ def test_the_numbers_are_written(monkeypatch, tmp_path, capsys):
     assert found["drawer_open"]["expert"]["successes"] == 3 and found["drawer_open"]["limp"]["trials"] == 50
     assert "limp" not in found["drawer_close"] and found["drawer_close"]["hold_still"]["successes"] == 0
     assert "drawer_open: expert 3/4 [" in capsys.readouterr().out
+
+
+def test_behaviours_are_counted_in_the_physics_that_is_named(monkeypatch, capsys):
+    def attempt(name, behaviour, seed, variety):
+        return variety == randomise.PHYSICS["random"] and behaviour == "expert"
+
+    monkeypatch.setattr(task_rates, "attempt", attempt)
+    monkeypatch.setattr(task_rates, "ProcessPoolExecutor", _Here)
+    arguments = ["task_rates", "--tasks", "drawer_open", "--seeds", "4", "--behaviours", "expert"]
+    for physics, done in (("random", 4), ("nominal", 0)):
+        monkeypatch.setattr(sys, "argv", [*arguments, "--physics", physics])
+        task_rates.main()
+        out = capsys.readouterr().out
+        assert f"drawer_open: expert {done}/4 [" in out and "hold_still" not in out
 
 
 class _Here:
