@@ -28,7 +28,7 @@ class Ranges(NamedTuple):
 
     mass: Range = (0.7, 1.4)  # of a thing with its inertia, as between an empty and a filled one; ours
     friction: Range = (0.8, 1.25)  # of a thing on the table (1.0) and, the rougher counts, on another thing; ours
-    finger_friction: Range = (0.9, 1.1)  # of both robots' rubber (1.5); narrower: what slips out of the hand teaches nothing; ours
+    finger_friction: Range = (0.9, 1.1)  # of both hands' rubber (1.5); narrower: what slips out of the hand teaches nothing; ours
     joints: Range = (0.7, 1.4)  # damping and dry friction of drawers, hinges and what slides on the table; ours
 
 
