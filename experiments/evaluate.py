@@ -30,6 +30,7 @@ from clamp_jax import act, metrics, observe, sensors
 from clamp_jax.data import transforms
 from clamp_jax.geometry import kinematics
 from clamp_jax.sim import engines, rollout, scene, tasks
+from clamp_jax.sim.engines.base import OverflowedError
 from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, Capacity, Observation, SceneState
 from experiments import pictures, stages
 
@@ -45,7 +46,7 @@ class Settings(NamedTuple):
     task: str
     trials: int = 64
     seed: int = 42
-    backend: str = "mjx"  # or native
+    backend: str = "mjx"  # or native, warp
     replan: int = CHUNK  # commands executed of each chunk; CHUNK is ALOHA Unleashed's habit
     limit_s: float | None = None  # None: the task's own horizon
     sensors: str | None = None  # a preset of clamp_jax/sensors.py; None: those that each policy was trained with, looks fixed
@@ -161,7 +162,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy", choices=("checkpoint", "hold_still"), default="checkpoint", help="hold_still: also that baseline")
     parser.add_argument("--task", required=True)
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--backend", choices=("mjx", "native"), default="mjx")
+    parser.add_argument("--backend", choices=("mjx", "native", "warp"), default="mjx")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--replan", type=int, default=CHUNK, help=f"commands executed of each chunk of {CHUNK}")
     parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
@@ -174,12 +175,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, print a line for each policy, write JSON and film."""
     args = parse(argv)
-    if args.backend == "mjx":
+    if args.backend != "native":
         os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
         settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s, args.sensors)
         report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, OverflowedError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     for name, entry in report["success"].items():

@@ -1,4 +1,4 @@
-"""Native MuJoCo and MJX step the same physics; a run does not depend on how it is cut, batched or threaded."""
+"""Native MuJoCo, MJX and Warp step the same physics; a run does not depend on how it is cut, batched or threaded."""
 
 import jax
 import mujoco
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from clamp_jax.geometry.aloha import HOME_COMMAND
-from clamp_jax.sim import engines, scene, tasks
+from clamp_jax.sim import engines, env, scene, tasks
 from clamp_jax.sim.engines import native
+from clamp_jax.sim.engines.base import OverflowedError
 
 TASK = "drawer_close"
 BATCH = 2  # the one MJX shape of the tests
@@ -97,6 +98,59 @@ def test_mjx_environments_do_not_see_each_other(mjx_engine):
     _, trace = mjx_engine.run(mjx_engine.start(qpos, variant), actions)
     _, swapped = mjx_engine.run(mjx_engine.start(qpos[::-1], variant[::-1]), actions[::-1])
     np.testing.assert_allclose(trace.qpos, swapped.qpos[::-1], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def warp_engine():
+    pytest.importorskip("warp", reason="needs the [warp] extra")
+    return engines.make("warp", scene.build(TASK), tasks.get(TASK))
+
+
+@pytest.mark.timeout(900)
+def test_warp_agrees_with_native_before_contact(engine, warp_engine):
+    states, actions = _states(BATCH), _motion(BATCH, 20)
+    _, expected = engine.run(engine.start(*states), actions)
+    _, found = warp_engine.run(warp_engine.start(*states), actions)
+    poses = [_body_positions(engine.scene.model, np.asarray(trace.qpos)) for trace in (expected, found)]
+    assert np.abs(poses[0] - poses[1]).max() < 2e-3
+    np.testing.assert_array_equal(found.success, expected.success)
+    assert not np.any(found.overflow) and not expected.overflow.any()
+
+
+@pytest.mark.timeout(900)
+def test_warp_environments_do_not_see_each_other_and_a_run_can_be_cut(warp_engine):
+    (qpos, variant), actions = _states(BATCH), _motion(BATCH, 4)
+    start = warp_engine.start(qpos, variant)
+    whole, trace = warp_engine.run(start, actions)
+    _, swapped = warp_engine.run(warp_engine.start(qpos[::-1], variant[::-1]), actions[::-1])
+    np.testing.assert_allclose(trace.qpos, swapped.qpos[::-1], atol=1e-5)
+    middle, _ = warp_engine.run(start, actions[:, :1])
+    end, _ = warp_engine.run(middle, actions[:, 1:])
+    np.testing.assert_allclose(end.qpos, whole.qpos, atol=1e-5)
+    np.testing.assert_allclose(end.time, 0.08, atol=1e-6)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("contacts", "rows"), ((1, 200), (64, 5)))
+def test_contacts_that_warp_has_no_slot_for_are_told(monkeypatch, contacts, rows):
+    pytest.importorskip("warp", reason="needs the [warp] extra")
+    monkeypatch.setattr(scene, "warp_capacity", lambda model: (contacts, rows))
+    short = engines.make("warp", scene.build(TASK), tasks.get(TASK))
+    with pytest.raises(OverflowedError, match="ran out of contact slots in 'drawer_close' .environment 0, control step 0"):
+        short.run(short.start(*_states(BATCH)), _motion(BATCH, 1))
+
+
+def test_without_warp_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setattr(env.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'clamp-jax\[warp\]'"):
+        engines.make("warp", scene.build(TASK), tasks.get(TASK))
+
+
+def test_room_for_contacts_grows_with_what_can_touch():
+    shapes = "".join(f'<body pos="0 0 {z}"><freejoint/><geom size=".1" condim="{dim}"/></body>' for z, dim in ((1, 3), (2, 4)))
+    passive = '<body pos="3 0 1"><joint range="-1 1" limited="true" frictionloss="1"/><geom size=".1" contype="0" conaffinity="0"/></body>'
+    model = mujoco.MjModel.from_xml_string(f'<mujoco><worldbody><geom type="plane" size="1 1 1"/>{shapes}{passive}</worldbody></mujoco>')
+    assert scene.warp_capacity(model) == (4 * 3 + 32, 2 + 6 * (4 * 3 + 32))  # a limit, dry friction; six rows of a contact of condim 4
 
 
 def _body_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:

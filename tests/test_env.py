@@ -29,7 +29,7 @@ def test_a_step_keeps_the_states_shapes_so_that_it_can_be_scanned(drawer):
     states = jax.eval_shape(jax.vmap(drawer.reset), jax.random.split(jax.random.key(1), BATCH))
     after, seen = jax.eval_shape(jax.vmap(drawer.step), states, jnp.zeros((BATCH, 14)))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), states)
-    assert seen.success.shape == (BATCH,) and seen.qpos.shape == (BATCH, 26) and seen.success.dtype == bool
+    assert seen.overflow.shape == seen.success.shape == (BATCH,) and seen.qpos.shape == (BATCH, 26) and seen.success.dtype == bool
 
 
 def test_unknown_names_are_refused():
@@ -37,3 +37,17 @@ def test_unknown_names_are_refused():
         env.make("drawer_opne")
     with pytest.raises(ValueError, match="geometry is 'meshes'"):
         env.make("drawer_open", "meshes")
+    with pytest.raises(ValueError, match="impl is 'cuda'; expected one of jax, warp"):
+        env.make("drawer_open", impl="cuda")
+
+
+@pytest.mark.timeout(900)
+def test_warps_environment_is_the_same_alone_and_in_a_batch():
+    pytest.importorskip("warp", reason="needs the [warp] extra")
+    made, keys = env.make("drawer_close", impl="warp"), jax.random.split(jax.random.key(1), 2)
+    states, action = jax.jit(jax.vmap(made.reset))(keys), jnp.zeros(14)
+    together, seen = jax.jit(jax.vmap(made.step, in_axes=(0, None)))(states, action)
+    alone, one = jax.jit(made.step)(jax.tree.map(lambda leaf: leaf[1], states), action)
+    np.testing.assert_allclose(alone.qpos, together.qpos[1], atol=1e-5)
+    np.testing.assert_allclose(alone.time, 0.02, atol=1e-7)
+    assert np.abs(alone.qvel).max() > 0.1 and not one.overflow and not np.any(seen.overflow)

@@ -26,6 +26,11 @@ class Trace(NamedTuple):
     qpos: jax.Array  # (b, t, q)
     qvel: jax.Array  # (b, t, v)
     success: jax.Array  # (b, t) bool
+    overflow: jax.Array  # (b, t) bool, contacts were lost because Warp's slots ran out; False on the other engines
+
+
+class OverflowedError(RuntimeError):
+    """An engine had no slot for some contacts: what it computed since is not the physics that was asked for."""
 
 
 def initial(scene: Scene, qpos: ArrayLike, variant: ArrayLike) -> Physics:

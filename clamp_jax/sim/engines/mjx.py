@@ -18,11 +18,11 @@ class Engine:
     without another compilation (40 s of one core), and a call costs nothing beside the five substeps in it.
     """
 
-    name = "mjx"
+    name, impl = "mjx", "jax"
 
     def __init__(self, scene: Scene, task: Task):
         self.scene, self.task = scene, task
-        self._step = jax.jit(jax.vmap(env.of_scene(scene, task).step))
+        self._step = jax.jit(jax.vmap(env.of_scene(scene, task, self.impl).step))
 
     def start(self, qpos: ArrayLike, variant: ArrayLike) -> Physics:
         """Environments at rest: qpos (b, q), variant (b,) int32. Raises ValueError for a wrong shape."""

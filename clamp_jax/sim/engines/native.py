@@ -51,7 +51,8 @@ class Engine:
         last, qpos, qvel = zip(*parts, strict=True)
         after = Physics(*(np.stack(field) for field in zip(*last, strict=True)), variant=np.asarray(physics.variant))
         qpos, qvel = np.stack(qpos), np.stack(qvel)
-        return after, Trace(qpos, qvel, self._succeeded(qpos, qvel, after.variant))
+        success = self._succeeded(qpos, qvel, after.variant)
+        return after, Trace(qpos, qvel, success, np.zeros_like(success))
 
     def _run_one(self, physics: Physics, targets: np.ndarray, index: int) -> tuple[tuple, np.ndarray, np.ndarray]:
         model, data = self.scene.model, mujoco.MjData(self.scene.model)
