@@ -7,7 +7,7 @@ import pytest
 from clamp_jax.data.transforms import SIZES
 from clamp_jax.structs import CHUNK, HISTORY
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import render, scene, simulating, splat_jax, splat_numpy, step, timing, work
+from experiments.benchmark import render, scene, sim, simulating, splat_jax, splat_numpy, step, timing, work
 
 
 def test_the_first_call_is_told_apart(monkeypatch):
@@ -91,13 +91,61 @@ def test_a_part_of_the_simulation_that_takes_too_long_is_said(capsys):
     assert command.main([*arguments, "--limit-s", "0.01"]) == 0
     told = capsys.readouterr()
     assert "native x 2: not done after 0.01 s" in told.err and '"failed": "not done after 0.01 s"' in told.out
+    assert "scene: {'task': 'can_opener_in_caddy'" in told.err.splitlines()[0]
     assert command.main(["sim", "--task", "drawer_opn"]) == 1
     assert "did you mean 'drawer_open'" in capsys.readouterr().err
 
 
-def test_native_steps_are_counted():
-    found = simulating.engine("drawer_close", "native", 2, 2)
-    assert 0 < found["min_steps_per_s"] <= found["median_steps_per_s"] <= found["max_steps_per_s"] and found["first_s"] > 0
+def test_native_steps_are_counted_alone_and_with_cameras(monkeypatch):
+    monkeypatch.setattr(simulating, "SIZE", 16)
+    found = simulating.engine("drawer_close", "native", 2, 2, True)
+    for figure in ("steps_per_s", "cameras_ms", "with_cameras_per_s"):
+        assert 0 < found[f"min_{figure}"] <= found[f"median_{figure}"] <= found[f"max_{figure}"]
+    assert found["host_bytes"] > 1e7 and found["device_bytes"] is None and 1 <= found["ticks"] <= 25
+    assert "median_cameras_ms" not in simulating.engine("drawer_close", "native", 1, 1, False)
     assert simulating.swing(3, 5).shape == (3, 5, 14) and np.ptp(simulating.swing(3, 5), axis=1).max() > 0.1
+    np.testing.assert_array_equal(simulating.swing(3, 25)[:, :5], simulating.swing(3, 5))
     made = simulating.episodes("drawer_close", 2)
     assert made["kept"] == 2 and made["per_core_hour"] > 0
+
+
+def test_rates_are_of_all_environments(monkeypatch):
+    seconds = {"steps": iter((0.5, 0.25)), "cameras": iter((0.2, 0.4)), "both": iter((0.8, 1.6))}
+    monkeypatch.setattr(simulating, "_seconds", lambda call: next(seconds[call]))
+    found = simulating._rates({name: name for name in seconds}, 8, 5, 2)
+    assert found["min_steps_per_s"] == 80 and found["max_steps_per_s"] == 160
+    assert found["min_cameras_ms"] == pytest.approx(25) and found["max_cameras_ms"] == pytest.approx(50)
+    assert found["min_with_cameras_per_s"] == 5 and found["max_with_cameras_per_s"] == 10
+
+
+def test_a_larger_batch_has_each_state_several_times():
+    (few, _), (many, variant) = simulating.first_states("drawer_close", 3), simulating.first_states("drawer_close", 20)
+    np.testing.assert_array_equal(many[:3], few)
+    np.testing.assert_array_equal(many[16:19], few)
+    assert len(np.unique(many, axis=0)) == 16 and variant.shape == (20,)
+
+
+def test_an_accelerator_gets_larger_batches_and_native_stays_on_the_processor(monkeypatch, capsys):
+    asked = []
+
+    def run(*part, limit_s, device="cpu"):
+        asked.append((part, device))
+        return {"platform": "gpu", "kind": "made up", "median_steps_per_s": 1.0}
+
+    monkeypatch.setattr(sim, "run", run)
+    monkeypatch.setattr(sim.importlib.util, "find_spec", lambda name: None)  # no Warp
+    assert command.main(["sim", "--device", "gpu", "--episodes", "0", "--skip-cameras"]) == 0
+    assert asked[0] == (("device",), "gpu")
+    cells = [(part[2:4], part[5], device) for part, device in asked[1:]]
+    batches = [1, 16, 64, 256, 1024, 4096]
+    expected = [((name, b), int(b <= 256), place) for name, place in (("native", "cpu"), ("mjx", "gpu")) for b in batches]
+    assert cells == expected
+    found = command.json.loads(capsys.readouterr().out)
+    assert found["accelerator"]["kind"] == "made up" and found["scene"]["shapes"] == 64
+
+
+def test_without_an_accelerator_it_is_said(monkeypatch, capsys):
+    for answer in ({"platform": "cpu", "kind": "cpu"}, {"failed": "no plugin"}):
+        monkeypatch.setattr(sim, "run", lambda *part, answer=answer, **how: answer)
+        assert command.main(["sim", "--device", "gpu"]) == 1
+        assert "--device gpu found no accelerator" in capsys.readouterr().err

@@ -4,6 +4,7 @@
     python -m experiments.benchmark sensors --size 64 --batch 32 --json out.json
     python -m experiments.benchmark render --json out.json
     python -m experiments.benchmark sim --task can_opener_in_caddy --json out.json
+    python -m experiments.benchmark sim --device gpu --json out.json
 
 Every figure is told with minimum, median and maximum of its repeats, the compilation apart.
 """

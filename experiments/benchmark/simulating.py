@@ -1,11 +1,14 @@
 """The parts of the sim benchmark, each run in a process of its own: python -m experiments.benchmark.simulating PART ...; JSON to stdout.
 
-engine TASK BACKEND BATCH REPEATS   control steps of a batch of environments whose arms swing about
+device                              what jax runs on
+engine TASK BACKEND BATCH REPEATS SENSORS   control steps of a batch of environments whose arms swing about; SENSORS 1: cameras too
 cameras TASK REPEATS                one environment and its four cameras of 224 x 224, ours beside MuJoCo's renderer
 episodes TASK COUNT                 demonstrations made on one core
 """
 
 import json
+import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +18,9 @@ from clamp_jax import runtime
 from data_tools.render_cell import choose_gl
 
 if __name__ == "__main__":
-    runtime.setup("cpu" if sys.argv[1] != "engine" else None, mjx="mjx" in sys.argv)
+    jitted = "mjx" in sys.argv or "warp" in sys.argv
+    runtime.setup(None if jitted or sys.argv[1] == "device" else "cpu", mjx=jitted)
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # what compiling costs is one of the figures
     if sys.argv[1] == "cameras":
         choose_gl()
 
@@ -36,27 +41,63 @@ from experiments.benchmark.turns import turn
 from experiments.evaluate import padded_scene
 
 SIZE = 224  # pixels of a camera's side
-TICKS = 25  # control steps of a measured call
+TICKS = 25  # control steps of a measured call, fewer where they take longer than CALL_S
+CALL_S = 3.0
+DRAWN = 16  # different initial states; a larger batch has each several times
 
 
 def swing(batch: int, ticks: int) -> np.ndarray:
     """Actions (b, t, 14) that move both arms about home without touching anything."""
     size = np.random.default_rng(0).uniform(-0.3, 0.3, (batch, 1, 14))
-    phase = np.sin(np.linspace(0, np.pi, ticks))[None, :, None]
+    phase = np.sin(np.linspace(0, np.pi, TICKS))[None, :ticks, None]
     return (np.concatenate([HOME_COMMAND, HOME_COMMAND]) + size * phase).astype(np.float32)
 
 
-def engine(task: str, backend: str, batch: int, repeats: int) -> dict[str, Any]:
-    """Control steps/s of a backend at a batch size, and the seconds that its first step took with its compilation."""
-    made = engines.make(backend, scene.build(task), tasks.get(task))
-    start = rollout.initial_states(tasks.get(task), batch, 0)
-    physics, actions = made.start(start.qpos, start.variant), swing(batch, TICKS)
-    first = _seconds(lambda: made.run(physics, actions[:, :1]))
-    made.run(physics, actions)
-    rates = [batch * TICKS / _seconds(lambda: made.run(physics, actions)) for _ in range(repeats)]
-    found = {"task": task, "backend": backend, "batch": batch, "first_s": first, **spread("steps_per_s", rates)}
-    memory = jax.devices()[0].memory_stats() if backend == "mjx" else None
-    return found | {"substeps": scene.build(task).substeps, "device_bytes": (memory or {}).get("peak_bytes_in_use")}
+def engine(task: str, backend: str, batch: int, repeats: int, sensors: bool) -> dict[str, Any]:
+    """Control steps/s of a backend at a batch size, alone and with four cameras, compile seconds and the most memory held.
+
+    compile_s: a first control step beyond what the next one takes. host_bytes: of the whole process, libraries and compiler
+    included, before the cameras are made; device_bytes: of an accelerator, None without one.
+    """
+    built = scene.build(task)
+    made = engines.make(backend, built, tasks.get(task))
+    qpos, variant = first_states(task, batch)
+    physics, actions = made.start(qpos, variant), swing(batch, TICKS)
+    first, again = (_seconds(lambda: made.run(physics, actions[:, :1])) for _ in range(2))
+    ticks = max(1, min(TICKS, int(CALL_S / again)))
+    calls = {"steps": lambda: made.run(physics, actions[:, :ticks])}
+    calls["steps"]()
+    found = {"task": task, "backend": backend, "batch": batch, "compile_s": first - again, "ticks": ticks, **_memory()}
+    if sensors:
+        see = our_cameras(built, batch)
+        calls |= {"cameras": lambda: see(qpos), "both": lambda: see(made.run(physics, actions[:, :1])[1].qpos[:, 0])}
+        see(qpos)
+    return found | _rates(calls, batch, ticks, repeats)
+
+
+def _rates(calls: dict[str, Callable[[], Any]], batch: int, ticks: int, repeats: int) -> dict[str, float]:
+    """Calls in turns, as rates; the cameras' as milliseconds of one environment's four."""
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(_seconds(call))
+    found = spread("steps_per_s", [batch * ticks / each for each in times["steps"]])
+    if "both" in times:
+        found |= spread("cameras_ms", [1e3 * each / batch for each in times["cameras"]])
+        found |= spread("with_cameras_per_s", [batch / each for each in times["both"]])
+    return found
+
+
+def _memory() -> dict[str, int | None]:
+    stats = jax.devices()[0].memory_stats() or {}
+    return {"host_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "device_bytes": stats.get("peak_bytes_in_use")}
+
+
+def first_states(task: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resets (b, q) and variants (b,); drawing thousands one by one would take minutes."""
+    drawn = jax.jit(jax.vmap(tasks.get(task).reset))(jax.random.split(jax.random.key(0), DRAWN))
+    rows = np.arange(batch) % DRAWN
+    return np.asarray(drawn[0])[rows], np.asarray(drawn[1])[rows]
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -78,21 +119,23 @@ def cameras(task: str, repeats: int) -> dict[str, Any]:
     return {name: spread("ms", values) for name, values in times.items()} | {"mujoco_over_ours": spread("ratio", ratio)}
 
 
+def our_cameras(built: scene.Scene, batch: int) -> Callable[[Any], Any]:
+    """qpos (b, q) -> observations with four RGB-D images of SIZE x SIZE, waited for."""
+    state, capacity = padded_scene(built)
+    sense = rollout.make_sense(state, kinematics.aloha_calibration(SIZE, SIZE), observe.clean(SIZE)._replace(capacity=capacity))
+    past, mask = jnp.zeros((batch, HISTORY, 14)), jnp.zeros((batch, HISTORY), bool)
+    keys = jax.random.split(jax.random.key(0), batch)
+    return lambda qpos: jax.block_until_ready(sense(jnp.asarray(qpos, jnp.float32)[:, None], past, mask, keys, keys))
+
+
 def our_calls(task: str) -> dict[str, Callable[[], Any]]:
     """Native stepping and our sensors."""
-    built, start = scene.build(task), rollout.initial_states(tasks.get(task), 1, 0)
-    made, (state, capacity) = engines.make("native", built, tasks.get(task)), padded_scene(built)
-    config = observe.clean(SIZE)._replace(capacity=capacity)
-    sense = rollout.make_sense(state, kinematics.aloha_calibration(SIZE, SIZE), config)
-    past, mask = jnp.zeros((1, HISTORY, 14)), jnp.zeros((1, HISTORY), bool)
-    keys, physics, action = jax.random.split(jax.random.key(0), 1), made.start(start.qpos, start.variant), swing(1, 3)[:, 1:2]
-
-    def see(qpos: np.ndarray) -> Any:
-        return jax.block_until_ready(sense(jnp.asarray(qpos, jnp.float32)[:, None], past, mask, keys, keys))
-
+    built, (qpos, variant) = scene.build(task), first_states(task, 1)
+    made, see = engines.make("native", built, tasks.get(task)), our_cameras(built, 1)
+    physics, action = made.start(qpos, variant), swing(1, TICKS)[:, TICKS // 2 :][:, :1]
     return {
         "our_step": lambda: made.run(physics, action),
-        "our_cameras": lambda: see(start.qpos),
+        "our_cameras": lambda: see(qpos),
         "our_both": lambda: see(made.run(physics, action)[1].qpos[:, 0]),
     }
 
@@ -101,8 +144,8 @@ def mujoco_calls(task: str) -> dict[str, Callable[[], Any]]:
     """mujoco.mj_step and mujoco.Renderer."""
     built = scene.build(task)
     model, data = built.model, mujoco.MjData(built.model)
-    data.qpos[:] = rollout.initial_states(tasks.get(task), 1, 0).qpos[0]
-    data.ctrl[:] = control(swing(1, 3)[0, 1])
+    data.qpos[:] = first_states(task, 1)[0][0]
+    data.ctrl[:] = control(swing(1, TICKS)[0, TICKS // 2])
     renderer = mujoco.Renderer(model, SIZE, SIZE)
 
     def see() -> None:
@@ -128,13 +171,19 @@ def episodes(task: str, count: int) -> dict[str, Any]:
     return {"task": task, "candidates": count, "kept": kept, "per_core_hour": kept / (time.perf_counter() - begin) * 3600}
 
 
+def device() -> dict[str, Any]:
+    """The kind of device that an engine gets."""
+    return {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind}
+
+
 def main() -> None:
     """One part, named by the command line."""
-    part, task, *rest = sys.argv[1:]
+    part, *rest = sys.argv[1:]
     if part == "engine":
-        found = engine(task, rest[0], int(rest[1]), int(rest[2]))
+        task, backend, *numbers = rest
+        found = engine(task, backend, *map(int, numbers))
     else:
-        found = {"cameras": cameras, "episodes": episodes}[part](task, int(rest[0]))
+        found = {"cameras": cameras, "episodes": episodes, "device": device}[part](*rest[:1], *map(int, rest[1:]))
     print(json.dumps(found))
 
 
