@@ -146,11 +146,14 @@ def test_without_warp_it_is_said_what_to_install(monkeypatch):
         engines.make("warp", scene.build(TASK), tasks.get(TASK))
 
 
-def test_room_for_contacts_grows_with_what_can_touch():
+@pytest.mark.parametrize(("cone", "rows"), (("pyramidal", 6), ("elliptic", 4)))
+def test_room_for_contacts_grows_with_what_can_touch(cone, rows):
+    """A plane and two spheres touch, one of condim 4; a third touches nothing and has a limit and dry friction."""
     shapes = "".join(f'<body pos="0 0 {z}"><freejoint/><geom size=".1" condim="{dim}"/></body>' for z, dim in ((1, 3), (2, 4)))
     passive = '<body pos="3 0 1"><joint range="-1 1" limited="true" frictionloss="1"/><geom size=".1" contype="0" conaffinity="0"/></body>'
-    model = mujoco.MjModel.from_xml_string(f'<mujoco><worldbody><geom type="plane" size="1 1 1"/>{shapes}{passive}</worldbody></mujoco>')
-    assert scene.warp_capacity(model) == (4 * 3 + 32, 2 + 6 * (4 * 3 + 32))  # a limit, dry friction; six rows of a contact of condim 4
+    world = f'<worldbody><geom type="plane" size="1 1 1"/>{shapes}{passive}</worldbody>'
+    model = mujoco.MjModel.from_xml_string(f'<mujoco><option cone="{cone}"/>{world}</mujoco>')
+    assert scene.warp_capacity(model) == (2 * 3 + 32, 2 + rows * (2 * 3 + 32))
 
 
 def _body_positions(model: mujoco.MjModel, qpos: np.ndarray) -> np.ndarray:

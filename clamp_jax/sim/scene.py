@@ -127,12 +127,13 @@ def geoms_of(model: mujoco.MjModel) -> tuple[np.ndarray, Geoms]:
 def warp_capacity(model: mujoco.MjModel) -> tuple[int, int]:
     """Contacts and constraint rows that Warp keeps for each environment; it flags what does not fit (Trace.overflow).
 
-    Ours: four points for each shape that can touch and 32 more, with as many rows as such contacts can have, beside those
-    of equalities, dry friction and joint limits. The most that experts and random actions meet is under half of it; memory
-    is what more would cost.
+    Ours: two points for each shape that can touch and 32 more, with as many rows as such contacts can have, beside those of
+    equalities, dry friction and joint limits. Experts and random actions need half of it in scenes of primitives, where a
+    box has four points, and a third with meshes, of whose many convex pieces few touch anything; memory is what more costs.
     """
     touching = int(np.sum((model.geom_contype | model.geom_conaffinity) != 0))
-    dims = np.concatenate([model.geom_condim, model.pair_dim])
-    contacts = 4 * touching + 32
+    widest = max(1, *model.geom_condim, *model.pair_dim)
+    each = widest if model.opt.cone == mujoco.mjtCone.mjCONE_ELLIPTIC else max(1, 2 * (widest - 1))
+    contacts = 2 * touching + 32
     others = 6 * model.neq + np.sum(model.dof_frictionloss > 0) + np.sum(model.jnt_limited != 0)
-    return contacts, int(others + contacts * max(1, 2 * (dims.max() - 1)))
+    return contacts, int(others + contacts * each)
