@@ -14,6 +14,7 @@ from clamp_jax.geometry.camera import measured, unproject
 from clamp_jax.geometry.transforms import compose, is_rigid, pose
 from clamp_jax.render.raycast import raycast
 from clamp_jax.render.splat import splat_views
+from clamp_jax.render.surface import paint
 from clamp_jax.render.views import ViewConfig, view_cameras
 from clamp_jax.sensors import SIGHT_M, SensorConfig, clean, noisy, preset  # noqa: F401 - names of what `sense` takes
 from clamp_jax.structs import ACTION_DIM, CAMERAS, HISTORY, Calibration, Observation, SceneState
@@ -40,7 +41,7 @@ def sense(
     keys = sensors.draw_keys(key, episode_key)
     cameras = kinematics.camera_poses(calibration, kinematics.joints_from_qpos(scene.qpos))
     cameras = sensors.jitter_cameras(cameras, config, keys.camera)
-    geoms = jax.tree.map(jnp.asarray, scene.geoms)
+    geoms, light = jax.tree.map(jnp.asarray, scene.geoms), sensors.jitter_light(config, keys.light)
     rgb, depth_m, _ = raycast(
         geom_poses(scene),
         geoms._replace(colour=sensors.jitter_colours(geoms.colour, config, keys.colour)),
@@ -49,8 +50,12 @@ def sense(
         width=config.width,
         capacity=config.capacity,
         far=SIGHT_M,
-        light=sensors.jitter_light(config, keys.light),
+        light=light,
     )
+    if scene.surface is not None:
+        world_from_body = kinematics.body_poses(scene.tree, scene.qpos)
+        surface = scene.surface._replace(colour=sensors.jitter_surface(scene.surface, len(world_from_body), config, keys.colour))
+        rgb, depth_m = paint(surface, world_from_body, cameras, rgb, depth_m, radius_m=config.surface_radius_m, light=light)
     depth_m = sensors.measure(depth_m, cameras.intrinsics[:, 0], config, keys)
     rgb = jnp.round(rgb * 255).astype(jnp.uint8)
     joints, past_actions, past_mask = jnp.asarray(joints), jnp.asarray(past_actions), jnp.asarray(past_mask)

@@ -14,7 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from clamp_jax.geometry.transforms import compose, from_rotation, rotation_about
 from clamp_jax.render.raycast import LIGHT_DIRECTION
-from clamp_jax.structs import CONTROL_HZ, HISTORY, Camera, Capacity
+from clamp_jax.structs import CONTROL_HZ, HISTORY, Camera, Capacity, Surface
 
 SIGHT_M = 10.0  # farther than this a simulated camera sees nothing at all
 EDGE = 0.05  # of two neighbours in a row, one is nearer by more than this share: an edge that hides what is behind it (ours)
@@ -38,6 +38,7 @@ class SensorConfig(NamedTuple):
     camera_jitter_rad: float = 0.0  # of its direction: how far the calibration is off
     image_delay_s: float = 0.0  # images show the world of so long ago; whole control steps of 0.02 s, 1 s at most
     joint_delay_s: float = 0.0  # measured joints are those of so long ago
+    surface_radius_m: float = 0.0015  # half size of a point of what is no primitive; about half the way from one to the next
 
 
 _NOISY = {
@@ -139,6 +140,14 @@ def jitter_colours(colour: Float[Array, "g 3"], config: SensorConfig, key: PRNGK
         return colour
     change = jax.random.uniform(key, colour.shape, minval=-config.colour_jitter, maxval=config.colour_jitter)
     return jnp.clip(colour + change, 0, 1)
+
+
+def jitter_surface(surface: Surface, bodies: int, config: SensorConfig, key: Array) -> Array:
+    """Colours (n, 3) of a surface's points, each body's changed as a whole, as a geom's is."""
+    if config.colour_jitter == 0:
+        return jnp.asarray(surface.colour)
+    change = jax.random.uniform(key, (bodies, 3), minval=-config.colour_jitter, maxval=config.colour_jitter)
+    return jnp.clip(surface.colour + change[jnp.maximum(jnp.asarray(surface.body), 0)], 0, 1)
 
 
 def jitter_light(config: SensorConfig, key: PRNGKeyArray) -> Float[Array, "3"]:

@@ -42,6 +42,7 @@ from clamp_jax.sim import experts, randomise, scene, tasks
 from clamp_jax.sim.engines import native
 from clamp_jax.sim.randomise import Variety
 from clamp_jax.structs import ACTION_DIM
+from experiments import geometry
 
 AFTER_SUCCESS = 25  # ticks an episode goes on after its success, so that the policy learns to come to rest
 PATIENCE = 40  # candidates without a single success after which the expert is taken as broken
@@ -74,7 +75,7 @@ class Source(NamedTuple):
         """The same for a JSON file, with a hash of the models: episodes of two worlds do not belong into one data set."""
         ranges = {name: list(between) for name, between in self.variety.ranges._asdict().items()}
         physics = {"physics": physics_of(self.task, self.variety), "ranges": ranges, "distractors": self.variety.distractors}
-        return {"task": self.task, "seed": self.seed, **physics}
+        return {"task": self.task, "seed": self.seed, "geometry": self.variety.geometry, **physics}
 
 
 def run(
@@ -203,9 +204,10 @@ def _begin(folder: Path, origin: dict[str, Any]) -> bool:
 
 def physics_of(task: str, variety: Variety = NOMINAL) -> str:
     """Hash of a task's compiled model, with all distractors that it may have."""
-    model = scene.build(task).model
+    built = scene.build(task, variety.geometry)
     if variety.distractors:
-        model = scene.build(task, distractors=randomise.kinds(scene.build(task))).model
+        built = scene.build(task, variety.geometry, randomise.kinds(built))
+    model = built.model
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     return hashlib.sha256(buffer).hexdigest()[:16]
@@ -241,15 +243,15 @@ def attempt_episode(task_name: str, seed: int, variety: Variety = NOMINAL) -> At
 
     The expert plans in the nominal scene, without distractors; it is run in the one that variety and seed make.
     """
-    task = tasks.get(task_name)
+    task = tasks.get(task_name, variety.geometry)
     qpos0, variant = (np.asarray(value) for value in _reset(task)(jax.random.key(seed)))
     try:
-        actions = experts.plan(task, scene.build(task_name), qpos0, int(variant), seed)
+        actions = experts.plan(task, scene.build(task_name, variety.geometry), qpos0, int(variant), seed)
     except (experts.PlanError, experts.IKError) as error:
         return Attempt(None, f"no plan ({type(error).__name__})")
     actions = np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)])
     built, qpos0 = randomise.candidate(task_name, qpos0, variety, seed)
-    engine = _engine(task_name).in_scene(built)
+    engine = _engine(task_name, variety.geometry).in_scene(built)
     _, trace = engine.run(engine.start(qpos0[None], variant[None]), actions[None])
     if not trace.success[0].any():
         return Attempt(None, "no success")
@@ -259,8 +261,8 @@ def attempt_episode(task_name: str, seed: int, variety: Variety = NOMINAL) -> At
 
 
 @functools.cache
-def _engine(task_name: str) -> native.Engine:
-    return native.Engine(scene.build(task_name), tasks.get(task_name), threads=1)
+def _engine(task_name: str, kind: str) -> native.Engine:
+    return native.Engine(scene.build(task_name, kind), tasks.get(task_name, kind), threads=1)
 
 
 @functools.cache
@@ -337,12 +339,20 @@ def dry_run(names: list[str], episodes: int, seed: int, workers: int, variety: V
     print(f"all: {episodes * len(names)} episodes, {total['core_hours'] / workers:.1f} h on {workers} cores, {total['gib']:.1f} GiB")
 
 
-def named(text: str) -> list[str]:
-    """Names of tasks, of words separated by commas that are names or sets; ValueError for an unknown one."""
-    names = [name for word in text.split(",") for name in SETS.get(word, (word,))]
+def named(text: str, kind: str = "primitive") -> list[str]:
+    """Names of tasks, of words separated by commas that are names or sets; ValueError for an unknown one.
+
+    kind: a geometry; of a set those that there are in it are meant. FileNotFoundError where that geometry's models are not there.
+    """
+    names = [name for word in text.split(",") for name in there(SETS.get(word, ()), kind) or (word,)]
     for name in names:
-        tasks.get(name)
+        tasks.get(name, kind)
     return list(dict.fromkeys(names))
+
+
+def there(names: tuple[str, ...], kind: str) -> tuple[str, ...]:
+    """Those of some tasks that there are in a geometry."""
+    return tuple(name for name in names if kind == "primitive" or tasks.TASKS[name].things)
 
 
 def main() -> None:
@@ -350,7 +360,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", required=True, help=f"sets ({', '.join(SETS)}) or names, by commas: {', '.join(sorted(tasks.TASKS))}")
     parser.add_argument("--episodes", type=int, default=200, help="successful episodes of each task")
-    parser.add_argument("--geometry", choices=("primitive",), default="primitive", help="what things are made of")
+    geometry.add_arguments(parser)
     parser.add_argument("--physics", choices=tuple(randomise.PHYSICS), default="random", help=PHYSICS_HELP)
     parser.add_argument("--distractors", type=int, help="most of them in an episode; default: 3 with random physics, else 0")
     parser.add_argument("--out", type=Path, required=True, help="folder; each task gets a folder of its name in it")
@@ -359,7 +369,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say how long it would take and how big it would be")
     args = parser.parse_args()
     try:
-        names, variety = named(args.tasks), randomise.variety(args.physics, args.distractors)
+        geometry.choose_assets(args.assets)
+        names, variety = named(args.tasks, args.geometry), randomise.variety(args.physics, args.distractors, args.geometry)
         print(f"physics: {randomise.told(variety)}")
         if args.dry_run:
             dry_run(names, args.episodes, args.seed, args.workers or len(os.sched_getaffinity(0)), variety)

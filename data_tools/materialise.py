@@ -6,6 +6,7 @@ python -m data_tools.materialise --data runs/demo/data/drawer_open --out runs/im
 import argparse
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from clamp_jax.data.transforms import SIZES, pad_geoms, pad_qpos, pad_tree
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.observe import sense
 from clamp_jax.sensors import PRESETS, SensorConfig, delays, preset
-from clamp_jax.structs import ACTION_DIM, HISTORY, Calibration, SceneState
+from clamp_jax.structs import ACTION_DIM, HISTORY, Calibration, SceneState, Surface
 
 CHUNK_FRAMES = 8  # frames drawn at once; one size, so that the sensors compile once
 NO_TICK = 2**31 - 1  # the number by which an episode's own key is folded: no frame's
@@ -41,13 +42,15 @@ def draw_images(
     return jax.vmap(one)(scenes, ticks)
 
 
-def _draw(episode: Episode, ticks: np.ndarray, config: SensorConfig, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    episode: Episode, ticks: np.ndarray, config: SensorConfig, key: jax.Array, surface: Surface | None
+) -> tuple[np.ndarray, np.ndarray]:
     tree, geoms = pad_tree(episode.tree, SIZES.bodies), pad_geoms(episode.geom_types, episode.geoms, config.capacity)
-    tree, geoms = jax.tree.map(lambda x: np.repeat(x[None], CHUNK_FRAMES, axis=0), (tree, geoms))
+    tree, geoms, surface = jax.tree.map(lambda x: np.repeat(x[None], CHUNK_FRAMES, axis=0), (tree, geoms, surface))
     calibration, qpos, parts = aloha_calibration(config.height, config.width), pad_qpos(episode.qpos, SIZES.qpos), []
     for start in range(0, len(ticks), CHUNK_FRAMES):
         chosen = np.resize(ticks[start : start + CHUNK_FRAMES], CHUNK_FRAMES)  # the last chunk repeats itself
-        scenes = SceneState(qpos[_before(chosen, delays(config).image)], tree, geoms)
+        scenes = SceneState(qpos[_before(chosen, delays(config).image)], tree, geoms, surface)
         parts.append(jax.device_get(draw_images(scenes, calibration, key, chosen, config=config)))
     rgb, depth_m = (np.concatenate(images)[: len(ticks)] for images in zip(*parts, strict=True))
     return rgb, depth_m
@@ -58,17 +61,17 @@ def _before(ticks: np.ndarray, delay: int) -> np.ndarray:
     return np.maximum(ticks - delay, 0)
 
 
-def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.Array) -> Episode:
+def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.Array, surface: Surface | None = None) -> Episode:
     """The image episode of a state episode: RGB-D of every `every`-th tick, drawn by the sensors of `config`.
 
-    Numbers stay as they are and the privileged state is left out; where the sensors are late, the frame of tick t shows an
-    earlier one's world and its joints are those measured earlier, as a recorder finds them. The frame of tick t is drawn with
-    fold_in(key, t). ValueError for an image episode and for delays that are no whole control steps.
+    surface: of a scene with meshes. Numbers stay as they are and the privileged state is left out; where the sensors are late,
+    the frame of tick t shows an earlier one's world and its joints are those measured earlier, as a recorder finds them. The frame
+    of tick t is drawn with fold_in(key, t). ValueError for an image episode and for delays that are no whole control steps.
     """
     if episode.kind != "state":
         raise ValueError(f"episode is of kind {episode.kind!r}; only a state can be turned into images")
     ticks = np.arange(0, len(episode.actions), every, dtype=np.int32)
-    rgb, depth_m = _draw(episode, ticks, config, key)
+    rgb, depth_m = _draw(episode, ticks, config, key, surface)
     calibration = aloha_calibration(config.height, config.width)
     repeated = Calibration(*(np.repeat(np.asarray(x)[None], len(ticks), axis=0) for x in calibration))
     joints = episode.joints[_before(np.arange(len(episode.joints)), delays(config).joint)]
@@ -89,7 +92,21 @@ def materialise_all(source: str | Path, out: str | Path, *, every: int, config: 
     with Writer(out, task=reader.task, kind="image") as writer:
         for index in tqdm(range(len(reader)), desc=f"images of {reader.task}", unit="episode"):
             key = jax.random.fold_in(jax.random.key(seed), index)
-            writer.add(materialise(reader[index], every=every, config=config, key=key))
+            episode = reader[index]
+            writer.add(materialise(episode, every=every, config=config, key=key, surface=surface_of(episode, reader.meta)))
+
+
+def surface_of(episode: Episode, meta: dict[str, Any]) -> Surface | None:
+    """Points on the meshes of an episode's scene, None where all is primitive; FileNotFoundError without the meshes."""
+    origin = meta.get("origin", {})
+    if origin.get("geometry", "primitive") == "primitive":
+        return None
+    from clamp_jax.sim import randomise, scene  # MuJoCo is wanted here alone
+
+    variety = randomise.variety("nominal", origin["distractors"], origin["geometry"])
+    built = scene.build(episode.task, variety.geometry)
+    names, _ = randomise.distractors(built, episode.qpos[0, : built.model.nq], variety, episode.seed)
+    return scene.surface_of(scene.build(episode.task, variety.geometry, names))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -104,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = preset(options.sensors, options.size)
     try:
         materialise_all(options.data, options.out, every=options.every, config=config, seed=options.seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"materialise: {error}") from error
 
 

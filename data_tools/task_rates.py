@@ -30,7 +30,7 @@ from clamp_jax.sim import experts, randomise, scene, tasks
 from clamp_jax.sim.engines import native
 from clamp_jax.structs import CONTROL_HZ
 from data_tools import generate
-from experiments.stages import write_json
+from experiments import geometry, stages
 
 NO_GRASP = ("drawer_close", "laptop_close", "push_crate")  # done by pushing: limp fingers may do them too
 RUN_ON = 25  # ticks of holding still after an expert's last command
@@ -67,14 +67,14 @@ BEHAVIOURS: dict[str, Callable[..., np.ndarray]] = {
 
 def attempt(name: str, behaviour: str, seed: int, variety: randomise.Variety = generate.NOMINAL) -> bool:
     """Whether a task is done from the reset of a seed, in the physics that variety and seed make; no plan is no success."""
-    task = tasks.get(name)
+    task = tasks.get(name, variety.geometry)
     qpos0, variant = (np.asarray(value) for value in _reset(task)(jax.random.key(seed)))
     try:
-        actions = BEHAVIOURS[behaviour](task, scene.build(name), qpos0, int(variant), seed)
+        actions = BEHAVIOURS[behaviour](task, scene.build(name, variety.geometry), qpos0, int(variant), seed)
     except (experts.PlanError, experts.IKError):
         return False
     built, qpos0 = randomise.candidate(name, qpos0, variety, seed)
-    engine = _engine(name).in_scene(without_grip(built) if behaviour == "limp" else built)
+    engine = _engine(name, variety.geometry).in_scene(without_grip(built) if behaviour == "limp" else built)
     _, trace = engine.run(engine.start(qpos0[None], variant[None]), actions[None])
     return bool(trace.success.any())
 
@@ -85,8 +85,8 @@ def _reset(task: tasks.Task) -> Callable:
 
 
 @functools.cache
-def _engine(name: str) -> native.Engine:
-    return native.Engine(scene.build(name), tasks.get(name), threads=1)
+def _engine(name: str, kind: str) -> native.Engine:
+    return native.Engine(scene.build(name, kind), tasks.get(name, kind), threads=1)
 
 
 def without_grip(built: scene.Scene) -> scene.Scene:
@@ -122,14 +122,16 @@ def main() -> None:
     parser.add_argument("--limp-seeds", type=int, default=50, help="of them with limp fingers; 0 for none")
     parser.add_argument("--behaviours", nargs="+", choices=tuple(BEHAVIOURS), default=tuple(BEHAVIOURS), help="which to count")
     parser.add_argument("--physics", choices=tuple(randomise.PHYSICS), default="nominal", help="random: as data are generated")
+    geometry.add_arguments(parser)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, help="where the numbers go")
     args = parser.parse_args()
     if args.seeds < 1 or args.limp_seeds < 0 or args.workers < 1:
         parser.error("give 1 or more seeds and workers, and 0 or more limp seeds")
     try:
-        names, variety = generate.named(args.tasks), randomise.variety(args.physics)
-    except ValueError as error:
+        geometry.choose_assets(args.assets)
+        names, variety = generate.named(args.tasks, args.geometry), randomise.variety(args.physics, geometry=args.geometry)
+    except (ValueError, OSError) as error:
         sys.exit(f"task_rates: {error}")
     counts = {behaviour: args.limp_seeds if behaviour == "limp" else args.seeds for behaviour in args.behaviours}
     found = {}
@@ -139,7 +141,7 @@ def main() -> None:
             found[name] = rates(name, counts, pool, variety)
             print(f"{name}: {', '.join(told(*each) for each in found[name].items())}", flush=True)
             if args.json:  # after each task: it is a long run
-                write_json(args.json, found)
+                stages.write_json(args.json, found)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from clamp_jax.geometry import kinematics
 from clamp_jax.sim import engines, rollout, scene, tasks
 from clamp_jax.sim.engines.base import OverflowedError
 from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, Capacity, Observation, SceneState
-from experiments import pictures, stages
+from experiments import geometry, pictures, stages
 
 POLICY_BATCH = 8  # examples the policy takes at once: bounds memory, not the result
 FILM_RATE = 25  # frames a second
@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     backend: str = "mjx"  # or native, warp
     replan: int = CHUNK  # commands executed of each chunk; CHUNK is ALOHA Unleashed's habit
     limit_s: float | None = None  # None: the task's own horizon
+    geometry: str = "primitive"  # of tasks.GEOMETRIES
     sensors: str | None = None  # a preset of clamp_jax/sensors.py; None: those that each policy was trained with, looks fixed
 
 
@@ -63,7 +64,7 @@ def padded_scene(built: Any) -> tuple[SceneState, Capacity]:
     """The tables of one scene as the sensors take them, with exactly the slots that this scene needs."""
     capacity = transforms.count_geoms(built.geom_types)
     geoms = transforms.pad_geoms(built.geom_types, built.geoms, capacity)
-    state = SceneState(np.zeros(built.model.nq, np.float32), built.tree, geoms)
+    state = SceneState(np.zeros(built.model.nq, np.float32), built.tree, geoms, scene.surface_of(built))
     return jax.tree.map(jnp.asarray, state), capacity
 
 
@@ -80,13 +81,13 @@ def limit_steps(settings: Settings) -> int:
 
 def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Callable | None = None) -> dict[str, rollout.Rollout]:
     """Roll every candidate out from the same initial states; tell(name, steps done, of) reports how far one is."""
-    task = tasks.get(settings.task)
-    built = scene.build(settings.task)
+    task = tasks.get(settings.task, settings.geometry)
+    built = scene.build(settings.task, settings.geometry)
     engine = engines.make(settings.backend, built, task)
     starts = rollout.initial_states(task, settings.trials, settings.seed)
     steps, results = limit_steps(settings), {}
     for name, candidate in candidates.items():
-        sense = make_sense(settings.task, with_preset(candidate.sensor, settings.sensors))
+        sense = make_sense(settings.task, with_preset(candidate.sensor, settings.sensors), settings.geometry)
         progress = functools.partial(tell, name, of=steps) if tell else lambda done: None
         progress(0)
         how = {"steps": steps, "replan": settings.replan, "progress": progress}
@@ -96,9 +97,9 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
 
 
 @functools.cache
-def make_sense(task: str, sensor: observe.SensorConfig) -> rollout.Sense:
+def make_sense(task: str, sensor: observe.SensorConfig, kind: str = "primitive") -> rollout.Sense:
     """The compiled sensors of a task's scenes; their tables hold just what the scene needs, whatever sensor.capacity says."""
-    state, capacity = padded_scene(scene.build(task))
+    state, capacity = padded_scene(scene.build(task, kind))
     return rollout.make_sense(state, kinematics.aloha_calibration(sensor.height, sensor.width), sensor._replace(capacity=capacity))
 
 
@@ -113,15 +114,15 @@ def summarise(results: Mapping[str, rollout.Rollout]) -> dict[str, dict[str, Any
     return summary
 
 
-def write_film(result: rollout.Rollout, task: str, path: Path, trials: int = 6) -> str | None:
+def write_film(result: rollout.Rollout, built: scene.Scene, path: Path, trials: int = 6) -> str | None:
     """Film the first trials side by side, green once they have succeeded; returns None, or in one line why there is none."""
-    frames = film_frames(result, task, min(trials, len(result.success)))
+    frames = film_frames(result, built, min(trials, len(result.success)))
     return pictures.film(frames, path, FILM_RATE)
 
 
-def film_frames(result: rollout.Rollout, task: str, trials: int) -> Iterator[np.ndarray]:
+def film_frames(result: rollout.Rollout, built: scene.Scene, trials: int) -> Iterator[np.ndarray]:
     """Pictures (h, w, 3) uint8 of a grid of trials, one every CONTROL_HZ / FILM_RATE control steps, the last one for 1 s longer."""
-    state, capacity = padded_scene(scene.build(task))
+    state, capacity = padded_scene(built)
     render = pictures.make_film_renderer(state, capacity, *FILM_CELL)
     last = int(max(result.steps[:trials]))
     ticks = list(range(0, last + 1, CONTROL_HZ // FILM_RATE)) + [last] * FILM_RATE
@@ -166,6 +167,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--replan", type=int, default=CHUNK, help=f"commands executed of each chunk of {CHUNK}")
     parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
+    geometry.add_arguments(parser)
     parser.add_argument("--sensors", choices=tuple(sensors.PRESETS), help="default: those of the policy's training, looks fixed")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--video", type=Path, help="film of the first policy's first trials (.mp4)")
@@ -178,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.backend != "native":
         os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
-        settings = Settings(args.task, args.trials, args.seed, args.backend, args.replan, args.limit_s, args.sensors)
+        geometry.choose_assets(args.assets)
+        settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
         report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
     except (ValueError, OSError, ImportError, OverflowedError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
@@ -199,7 +202,7 @@ def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Pat
         results = run_all(candidates, settings, functools.partial(_show, bars, rows))
     report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results)}
     if video is not None:
-        problem = write_film(next(iter(results.values())), settings.task, video)
+        problem = write_film(next(iter(results.values())), scene.build(settings.task, settings.geometry), video)
         report["video"] = problem or video.name
         print(problem or f"wrote {video}")
     return report | {"seconds": round(time.monotonic() - begin, 1)}

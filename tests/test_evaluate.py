@@ -81,7 +81,7 @@ def result(success, steps, length=10):
 
 def test_a_film_turns_green_when_a_trial_succeeds(monkeypatch):
     monkeypatch.setattr(evaluate, "FILM_CELL", (12, 16))
-    frames = list(evaluate.film_frames(result([True, False], [4, 10]), TASK, 2))
+    frames = list(evaluate.film_frames(result([True, False], [4, 10]), scene.build(TASK), 2))
     assert len(frames) == 6 + evaluate.FILM_RATE
     first = [tuple(frame[0, 0]) for frame in frames[:6]]
     assert first == [evaluate.GREY, evaluate.GREY] + [evaluate.GREEN] * 4

@@ -151,6 +151,9 @@ class ExampleMaker:
     def _state(self, dataset: Dataset, episode: int, tick: int, rest: tuple) -> StateExample:
         if self.calibration is None:
             raise ValueError("a state data set needs the calibration of the cell that draws its images: aloha_calibration(height, width)")
+        if dataset.reader.meta.get("origin", {}).get("geometry", "primitive") != "primitive":
+            found = f"{dataset.reader.directory} is of a scene of meshes, which a state record does not hold"
+            raise ValueError(f"{found}; draw its images: python -m data_tools.materialise")
         numbers = dataset.episode(episode)
         tree, geoms = self._tables(dataset, episode)
         # before the start all was at rest as in the first tick

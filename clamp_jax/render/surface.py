@@ -10,6 +10,8 @@ from clamp_jax.render.raycast import AMBIENT, HEADLIGHT, LIGHT
 from clamp_jax.render.splat import visible_in_views
 from clamp_jax.structs import Camera, Surface
 
+LIMIT_PX = 4  # the most that a point reaches in the image, to each side: what is nearer shows its points
+
 
 def paint(
     surface: Surface,
@@ -30,7 +32,7 @@ def paint(
     points, normals = _in_world(surface, jnp.asarray(world_from_body))
     height, width = depth_m.shape[1:]
     valid = jnp.asarray(surface.body) >= 0
-    winners = visible_in_views(points, valid, cameras, height=height, width=width, radius_m=radius_m)
+    winners = visible_in_views(points, valid, cameras, height=height, width=width, radius_m=radius_m, limit_px=LIMIT_PX)
     painted = []
     for index, (camera, below, behind_m) in zip(winners, _unstack((cameras, rgb, depth_m)), strict=True):
         taken = jnp.maximum(index, 0).reshape(-1)

@@ -47,8 +47,8 @@ def make(task_name: str, geometry: str = "primitive", impl: str = "jax") -> Env:
 def of_scene(scene: Scene, task: tasks.Task, impl: str = "jax") -> Env:
     """The environment of a task in a scene that is built already.
 
-    impl: "jax" for MJX's own code, "warp" for MuJoCo Warp. Raises ValueError for another one, ImportError where Warp is
-    not installed.
+    impl: "jax" for MJX's own code, "warp" for MuJoCo Warp. Raises ValueError for another one or one that does not take the
+    scene, ImportError where Warp is not installed.
     """
     if impl not in _IMPLS:
         raise ValueError(f"impl is {impl!r}; expected one of {', '.join(_IMPLS)}")
@@ -67,6 +67,8 @@ def _control_step(task: tasks.Task, advance: Advance, physics: Physics, action: 
 
 
 def _with_jax(scene: Scene) -> Advance:
+    if scene.geometry != "primitive":
+        raise ValueError(f"MJX on jax does not collide the meshes of geometry {scene.geometry!r}; take warp or native")
     model = mjx.put_model(scene.model, impl="jax")
 
     def substep(ctrl: Array, _: ArrayLike, state: Physics) -> Physics:

@@ -13,6 +13,7 @@ import numpy as np
 
 from clamp_jax.geometry import aloha
 from clamp_jax.sim import scene
+from clamp_jax.sim.aloha_sim.models import MODELS
 from clamp_jax.sim.objects.distractors import DISTRACTORS
 from clamp_jax.sim.scene import Scene
 
@@ -37,6 +38,7 @@ class Variety(NamedTuple):
 
     ranges: Ranges
     distractors: int  # at most so many of them
+    geometry: str = "primitive"  # of tasks.GEOMETRIES
 
 
 MOST_DISTRACTORS = 3  # room that the tables of `data/transforms.py` have beside the largest scene
@@ -50,11 +52,11 @@ _STREAM = 0x9D7  # sets these numbers apart from those of the experts' motion, w
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 
 
-def variety(physics: str, distractors: int | None = None) -> Variety:
+def variety(physics: str, distractors: int | None = None, geometry: str = "primitive") -> Variety:
     """The variety of that name; distractors: at most so many instead. Raises ValueError for another name or number."""
     if physics not in PHYSICS:
         raise ValueError(f"physics is {physics!r}; expected one of {', '.join(PHYSICS)}")
-    found = PHYSICS[physics]
+    found = PHYSICS[physics]._replace(geometry=geometry)
     if distractors is None:
         return found
     if not 0 <= distractors <= MOST_DISTRACTORS:
@@ -71,19 +73,24 @@ def told(variety: Variety) -> str:
 
 def candidate(task_name: str, qpos0: np.ndarray, variety: Variety, seed: int) -> tuple[Scene, np.ndarray]:
     """The scene in which a candidate is tried and its state at rest (q,) float32, from the task's reset and the seed alone."""
-    built = scene.build(task_name)
-    names, poses = scatter(built, qpos0, variety.distractors, np.random.default_rng([_STREAM, seed, 0]))
+    built = scene.build(task_name, variety.geometry)
+    names, poses = distractors(built, qpos0, variety, seed)
     if names:
-        built = scene.build(task_name, distractors=names)
+        built = scene.build(task_name, variety.geometry, names)
     factors = np.random.default_rng([_STREAM, seed, 1])
     return randomise(built, variety.ranges, factors), np.concatenate([qpos0, *poses]).astype(np.float32)
+
+
+def distractors(built: Scene, qpos0: np.ndarray, variety: Variety, seed: int) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Names and poses (7,) of a candidate's distractors."""
+    return scatter(built, qpos0, variety.distractors, np.random.default_rng([_STREAM, seed, 0]))
 
 
 def randomise(built: Scene, ranges: Ranges, rng: np.random.Generator) -> Scene:
     """The scene with a changed copy of its model: fingers, then thing by thing in the order of bodies."""
     model = copy.deepcopy(built.model)
-    pads = [model.geom(f"{side}/{finger}_finger_pad").id for side in aloha.SIDES for finger in ("left", "right")]
-    model.geom_friction[pads] *= _draw(ranges.finger_friction, rng)
+    fingers = [model.body(f"{side}/{finger}_finger_link").id for side in aloha.SIDES for finger in ("left", "right")]
+    model.geom_friction[np.isin(model.geom_bodyid, fingers)] *= _draw(ranges.finger_friction, rng)
     # MuJoCo takes the rougher of two surfaces: with the table as smooth as the smoothest thing, the thing's own counts.
     model.geom_friction[model.geom("table").id] *= min(1.0, ranges.friction[0])
     for bodies in _things(model):
@@ -130,7 +137,8 @@ def scatter(built: Scene, qpos0: np.ndarray, most: int, rng: np.random.Generator
 def kinds(built: Scene) -> tuple[str, ...]:
     """The distractors that a task may have: none of a kind that it has itself, since "the pen" is one."""
     own = {built.model.body(body).name for body in range(built.model.nbody)}
-    return tuple(name for name in DISTRACTORS if name not in own)
+    there = DISTRACTORS if built.geometry == "primitive" else MODELS
+    return tuple(name for name in DISTRACTORS if name in there and name not in own)
 
 
 class Outline(NamedTuple):

@@ -7,10 +7,10 @@ import mujoco
 import numpy as np
 
 from clamp_jax.sim import robot, tasks
-from clamp_jax.sim.aloha_sim import assets
+from clamp_jax.sim.aloha_sim import assets, surface
 from clamp_jax.sim.aloha_sim import build as real
 from clamp_jax.sim.objects.distractors import add_distractors
-from clamp_jax.structs import CONTROL_HZ, JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Tree
+from clamp_jax.structs import CONTROL_HZ, JOINT_FIXED, JOINT_FREE, JOINT_HINGE, JOINT_SLIDE, Geoms, Surface, Tree
 
 ROBOT_QPOS = 16  # left 6 joints and 2 fingers, right the same; objects come after
 TIMESTEP_S = 0.004
@@ -34,6 +34,7 @@ class Scene(NamedTuple):
     tree: Tree  # numpy; row i is the model's body i
     geom_types: np.ndarray  # (g,) int32, mujoco.mjtGeom
     geoms: Geoms  # numpy, visible geoms only, not padded
+    distractors: tuple[str, ...]
     object_names: tuple[str, ...]
     object_bodies: np.ndarray  # (o,) int32, row of the tree of each named object
 
@@ -48,20 +49,23 @@ def build(task_name: str, geometry: str = "primitive", distractors: tuple[str, .
     """The scene of a task, built once; geometry: "primitive" (boxes, capsules, spheres, cylinders) or "aloha_sim".
 
     distractors: names of things that are none of the task's business; they come last in bodies, qpos and qvel, so that the
-    task's addresses stay, and are of primitives in either geometry. Raises ValueError for an unknown task (with the nearest name),
-    geometry or distractor, FileNotFoundError for models that are not there.
+    task's addresses stay. Raises ValueError for an unknown task (with the nearest name), geometry or distractor,
+    FileNotFoundError for models that are not there.
     """
     task = tasks.get(task_name, geometry)
     spec = _empty() if geometry == "primitive" else real.empty(assets.find())
     spec.modelname = task_name
     task.build(spec)
-    add_distractors(spec, distractors)
+    if geometry == "primitive":
+        add_distractors(spec, distractors)
+    else:
+        real.add_objects(spec, folder=assets.find(), names=distractors)
     spec.add_numeric(name="max_geom_pairs", data=[MAX_GEOM_PAIRS])
     spec.add_numeric(name="max_contact_points", data=[task.contact_slots])
     model = spec.compile()
     names = tuple(name for name, _ in task.objects)
     bodies = np.array([model.body(body).id for _, body in task.objects], np.int32)
-    return Scene(task_name, geometry, model, tree_of(model), *geoms_of(model), names, bodies)
+    return Scene(task_name, geometry, model, tree_of(model), *geoms_of(model), distractors, names, bodies)
 
 
 def _empty() -> mujoco.MjSpec:
@@ -111,12 +115,30 @@ def tree_of(model: mujoco.MjModel) -> Tree:
     return Tree(model.body_parentid.astype(np.int32), pos, quat, kind, axis.astype(np.float32), anchor.astype(np.float32), start)
 
 
+def surface_of(scene: Scene) -> Surface | None:
+    """Points on the scene's meshes, numpy; None where there are none. Scenes that differ in physics alone have the same."""
+    return None if scene.geometry == "primitive" else _surface(scene.name, scene.geometry, scene.distractors)
+
+
+@functools.cache
+def _surface(*name: object) -> Surface:
+    return surface.surface_of(build(*name).model)
+
+
 def geoms_of(model: mujoco.MjModel) -> tuple[np.ndarray, Geoms]:
-    """Types (g,) int32 and table of the geoms that MuJoCo's renderer shows (groups 0 to 2)."""
-    shown = np.flatnonzero(model.geom_group <= 2)
+    """Types (g,) int32 and table of the primitive geoms that MuJoCo's renderer shows (groups 0 to 2).
+
+    The box of a table top that is shown as a mesh is among them, in the texture's mean colour: a face so large has no holes.
+    """
+    is_shown, colour = (model.geom_group <= 2) & (model.geom_type != mujoco.mjtGeom.mjGEOM_MESH), model.geom_rgba[:, :3].copy()
+    top = surface.table_colour(model)
+    if top is not None:
+        table = model.geom("table").id
+        is_shown[table], colour[table] = True, top
+    shown = np.flatnonzero(is_shown)
     table = Geoms(
         size=model.geom_size[shown].astype(np.float32),
-        colour=model.geom_rgba[shown, :3].astype(np.float32),
+        colour=colour[shown].astype(np.float32),
         body=model.geom_bodyid[shown].astype(np.int32),
         pos=model.geom_pos[shown].astype(np.float32),
         quat=model.geom_quat[shown].astype(np.float32),

@@ -47,9 +47,9 @@ def gap(folder: Path, first: str, second: str) -> Callable[[Array], Array]:
 def distance(field: Field, points: Float[ArrayLike, "n 3"]) -> Float[Array, " n"]:
     """Metres from each point to the field's object, by trilinear interpolation; outside of the field: MARGIN_M."""
     values, shape = jnp.asarray(field.values), np.array(field.values.shape)
-    place = (jnp.asarray(points) - jnp.asarray(field.low)) / STEP_M
-    inside = jnp.all((place >= 0) & (place < jnp.asarray(shape - 1, jnp.float32)), -1)
-    cell = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, jnp.asarray(shape - 2, jnp.int32))
+    place = (jnp.asarray(points) - jnp.asarray(field.low)[None]) / STEP_M
+    inside = jnp.all((place >= 0) & (place < jnp.asarray(shape - 1, jnp.float32)[None]), -1)
+    cell = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, jnp.asarray(shape - 2, jnp.int32)[None])
     part = place - cell
     strides = (int(shape[1] * shape[2]), int(shape[2]), 1)
     flat, total = values.reshape(-1), jnp.zeros(len(place), jnp.float32)

@@ -6,23 +6,64 @@ import trimesh
 
 from clamp_jax.structs import Surface
 
-POINTS = 200_000  # of a scene; the cell has some 1.5 m2 of meshes: 2.7 mm from one to the next
+POINTS = 200_000  # of a scene
+NEAR = 4.0  # density of what wrist cameras see from near, objects and fingers, over that of arms and frame
 TABLE_MESH = "table_mesh_mapped"  # ray cast as a box instead
+_FAR_BODIES = ("world", "table", "base_link", "shoulder_link", "arm_link", "forearm_link", "wrist_link")  # ends of names
+_DRAWN = 3  # so many points are drawn for one that is kept, at first: much of a robot's meshes is inside
+_SIDES = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) != (0, 0, 0)]  # from which a body is looked at
 
 
 def surface_of(model: mujoco.MjModel, points: int = POINTS) -> Surface:
-    """`points` points on the meshes that MuJoCo's renderer shows (groups 0 to 2), by area; numpy. The same for the same model."""
+    """`points` points on the meshes that MuJoCo's renderer shows (groups 0 to 2), by area; numpy. The same for the same model.
+
+    Points that are inside their body, seen from none of 26 sides, are left out.
+    """
     geoms = [geom for geom in np.flatnonzero(model.geom_group <= 2) if _mesh_name(model, geom) not in (None, TABLE_MESH)]
     meshes = {geom: _mesh(model, model.geom_dataid[geom]) for geom in geoms}
-    areas = np.array([meshes[geom].area for geom in geoms])
-    ends = np.round(points * np.cumsum(areas) / areas.sum()).astype(int)
+    weights = np.array([meshes[geom].area * _density(model, geom) for geom in geoms])
+    ends = np.round(_DRAWN * points * np.cumsum(weights) / weights.sum()).astype(int)
     parts = [_sample(model, geom, meshes[geom], count) for geom, count in zip(geoms, np.diff(ends, prepend=0), strict=True)]
-    return Surface(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    drawn = Surface(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    seen = np.flatnonzero(_seen(drawn))
+    kept = np.sort(np.random.default_rng(0).choice(seen, points, replace=len(seen) < points))
+    return Surface(*(column[kept] for column in drawn))
 
 
-def table_colour(model: mujoco.MjModel) -> np.ndarray:
-    """Mean colour (3,) of the table top's texture, in [0, 1]."""
-    geom = next(geom for geom in range(model.ngeom) if _mesh_name(model, geom) == TABLE_MESH)
+def _density(model: mujoco.MjModel, geom: int) -> float:
+    return 1.0 if model.body(model.geom_bodyid[geom]).name.endswith(_FAR_BODIES) else NEAR
+
+
+def _seen(drawn: Surface) -> np.ndarray:
+    """Which points are the outermost of their body, nearly, from one side or another, (n,) bool."""
+    seen = np.zeros(len(drawn.body), bool)
+    for body in np.unique(drawn.body):
+        own = np.flatnonzero(drawn.body == body)
+        points = drawn.point[own].astype(np.float64)
+        pixel_m = 1.5 * np.sqrt(np.prod(np.sort(np.ptp(points, 0) + 1e-3)[1:]) * 4 / len(own))  # a point or more in each, about
+        for side in _SIDES:
+            seen[own] |= _outermost(points, np.array(side) / np.linalg.norm(side), pixel_m)
+    return seen
+
+
+def _outermost(points: np.ndarray, side: np.ndarray, pixel_m: float) -> np.ndarray:
+    """Which points (n, 3) no other one hides, within two pixels in depth, from far away on a side."""
+    across = np.cross(side, (1.0, 0.0, 0.0) if abs(side[0]) < 0.9 else (0.0, 1.0, 0.0))
+    across /= np.linalg.norm(across)
+    place = np.stack([points @ across, points @ np.cross(side, across)], 1)
+    cell = ((place - place.min(0)) / pixel_m).astype(int)
+    pixel = cell[:, 0] * (cell[:, 1].max() + 1) + cell[:, 1]
+    height = points @ side
+    highest = np.full(pixel.max() + 1, -np.inf)
+    np.maximum.at(highest, pixel, height)
+    return height > highest[pixel] - 2 * pixel_m
+
+
+def table_colour(model: mujoco.MjModel) -> np.ndarray | None:
+    """Mean colour (3,) of the table top's texture, in [0, 1]; None where no table top is a mesh."""
+    geom = next((geom for geom in range(model.ngeom) if _mesh_name(model, geom) == TABLE_MESH), None)
+    if geom is None:
+        return None
     texture = _texture(model, geom)
     return model.geom_rgba[geom, :3].copy() if texture is None else texture.reshape(-1, 3).mean(0) / 255
 
@@ -49,7 +90,8 @@ def _sample(model: mujoco.MjModel, geom: int, mesh: trimesh.Trimesh, count: int)
     colour = _colours(model, geom, mesh, np.asarray(points), np.asarray(faces))
     moved = np.asarray(points) @ rotation.T + model.geom_pos[geom]
     normals = np.asarray(mesh.face_normals)[faces] @ rotation.T
-    return moved.astype(np.float32), normals.astype(np.float32), colour.astype(np.float32), np.full(count, model.geom_bodyid[geom], np.int32)
+    columns = [column.astype(np.float32) for column in (moved, normals, colour)]
+    return *columns, np.full(count, model.geom_bodyid[geom], np.int32)
 
 
 def _colours(model: mujoco.MjModel, geom: int, mesh: trimesh.Trimesh, points: np.ndarray, faces: np.ndarray) -> np.ndarray:
