@@ -9,6 +9,7 @@ from clamp_jax.structs import CHUNK, HISTORY
 from experiments.benchmark import __main__ as command
 from experiments.benchmark import render, scene, sim, simulating, splat_jax, splat_numpy, step, timing, work
 
+WORLD = simulating.World("drawer_close", "primitive")
 
 def test_the_first_call_is_told_apart(monkeypatch):
     times = iter([900.0, 3.0, 1.0, 8.0, 2.0, 5.0])
@@ -98,14 +99,14 @@ def test_a_part_of_the_simulation_that_takes_too_long_is_said(capsys):
 
 def test_native_steps_are_counted_alone_and_with_cameras(monkeypatch):
     monkeypatch.setattr(simulating, "SIZE", 16)
-    found = simulating.engine("drawer_close", "native", 2, 2, True)
+    found = simulating.engine(WORLD, "native", 2, 2, True)
     for figure in ("steps_per_s", "cameras_ms", "with_cameras_per_s"):
         assert 0 < found[f"min_{figure}"] <= found[f"median_{figure}"] <= found[f"max_{figure}"]
     assert found["host_bytes"] > 1e7 and found["device_bytes"] is None and 1 <= found["ticks"] <= 25
-    assert "median_cameras_ms" not in simulating.engine("drawer_close", "native", 1, 1, False)
+    assert "median_cameras_ms" not in simulating.engine(WORLD, "native", 1, 1, False)
     assert simulating.swing(3, 5).shape == (3, 5, 14) and np.ptp(simulating.swing(3, 5), axis=1).max() > 0.1
     np.testing.assert_array_equal(simulating.swing(3, 25)[:, :5], simulating.swing(3, 5))
-    made = simulating.episodes("drawer_close", 2)
+    made = simulating.episodes(WORLD, 2)
     assert made["kept"] == 2 and made["per_core_hour"] > 0
 
 
@@ -119,7 +120,7 @@ def test_rates_are_of_all_environments(monkeypatch):
 
 
 def test_a_larger_batch_has_each_state_several_times():
-    (few, _), (many, variant) = simulating.first_states("drawer_close", 3), simulating.first_states("drawer_close", 20)
+    (few, _), (many, variant) = simulating.first_states(WORLD, 3), simulating.first_states(WORLD, 20)
     np.testing.assert_array_equal(many[:3], few)
     np.testing.assert_array_equal(many[16:19], few)
     assert len(np.unique(many, axis=0)) == 16 and variant.shape == (20,)
@@ -136,7 +137,7 @@ def test_an_accelerator_gets_larger_batches_and_native_stays_on_the_processor(mo
     monkeypatch.setattr(sim.importlib.util, "find_spec", lambda name: None)  # no Warp
     assert command.main(["sim", "--device", "gpu", "--episodes", "0", "--skip-cameras"]) == 0
     assert asked[0] == (("device",), "gpu")
-    cells = [(part[2:4], part[5], device) for part, device in asked[1:]]
+    cells = [(part[3:5], part[6], device) for part, device in asked[1:]]
     batches = [1, 16, 64, 256, 1024, 4096]
     expected = [((name, b), int(b <= 256), place) for name, place in (("native", "cpu"), ("mjx", "gpu")) for b in batches]
     assert cells == expected

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
         found = measure(args)
-    except (ValueError, render.BenchmarkError) as error:
+    except (ValueError, OSError, render.BenchmarkError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
     found = {"what": args.what} | found | {"device": str(jax.devices()[0]), "devices": jax.device_count(), "versions": report.versions()}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clamp_jax.sim import engines, scene
+from experiments import geometry
 
 ROOT = Path(__file__).parents[2]
 BATCHES = {"cpu": [1, 16, 64, 256], "gpu": [1, 16, 64, 256, 1024, 4096]}
@@ -25,6 +26,7 @@ BATCHES = {"cpu": [1, 16, 64, 256], "gpu": [1, 16, 64, 256, 1024, 4096]}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is measured."""
     parser.add_argument("--task", default="can_opener_in_caddy")
+    geometry.add_arguments(parser)
     parser.add_argument("--engines", nargs="*", choices=engines.BACKENDS, help="default: those that are installed")
     parser.add_argument("--batch", type=int, nargs="+", help=f"default: {BATCHES['cpu']}, with --device gpu {BATCHES['gpu']}")
     parser.add_argument("--repeats", type=int, default=5)
@@ -37,41 +39,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures; one that fails or takes too long is told as its reason. ValueError for an unknown task or numbers out of range."""
-    batches, names = args.batch or BATCHES[args.device], args.engines if args.engines is not None else installed()
-    found: dict[str, Any] = {"scene": described(args.task)}
+    geometry.choose_assets(args.assets)
+    world, batches = (args.task, args.geometry), args.batch or BATCHES[args.device]
+    names = args.engines if args.engines is not None else installed(args.geometry)
+    found: dict[str, Any] = {"scene": described(*world)}
     if args.repeats < 1 or min(batches) < 1 or min(args.episodes, args.cameras_up_to) < 0 or args.limit_s <= 0:
         raise ValueError("give 1 or more repeats and environments, 0 or more episodes and cameras, and a limit over 0 s")
     if args.device == "gpu":
         found["accelerator"] = accelerator(args.limit_s)
     print(f"scene: {found['scene']}", file=sys.stderr, flush=True)
     if not args.skip_cameras:
-        found["cameras"] = run("cameras", args.task, args.repeats, limit_s=args.limit_s)
+        found["cameras"] = run("cameras", *world, args.repeats, limit_s=args.limit_s)
         tell("cameras", found["cameras"], "mujoco_over_ours")
     if args.episodes:
-        found["episodes"] = run("episodes", args.task, args.episodes, limit_s=args.limit_s)
+        found["episodes"] = run("episodes", *world, args.episodes, limit_s=args.limit_s)
         tell("episodes", found["episodes"], "per_core_hour")
     found["engines"] = []
     for name in names:
         for batch in batches:
-            part = ("engine", args.task, name, batch, args.repeats, int(batch <= args.cameras_up_to))
+            part = ("engine", *world, name, batch, args.repeats, int(batch <= args.cameras_up_to))
             entry = run(*part, limit_s=args.limit_s, device="cpu" if name == "native" else args.device)
             found["engines"].append({"backend": name, "batch": batch} | entry)
             tell(f"{name} x {batch}", entry, "median_steps_per_s")
     return found
 
 
-def installed() -> list[str]:
-    """The engines that can run here."""
-    return [name for name in engines.BACKENDS if name != "warp" or importlib.util.find_spec("warp")]
+def installed(kind: str) -> list[str]:
+    """The engines that can run a geometry here."""
+    names = [name for name in engines.BACKENDS if name != "warp" or importlib.util.find_spec("warp")]
+    return [name for name in names if name != "mjx" or kind == "primitive"]
 
 
-def described(task: str) -> dict[str, Any]:
+def described(task: str, kind: str) -> dict[str, Any]:
     """What the figures are of: the scene's size."""
-    built = scene.build(task)
+    built = scene.build(task, kind)
     model = built.model
     touching = int(np.sum((model.geom_contype | model.geom_conaffinity) != 0))
     sizes = {"bodies": model.nbody, "degrees_of_freedom": model.nv, "shapes": model.ngeom}
-    return {"task": task, **sizes, "shapes_seen": len(built.geom_types), "shapes_that_touch": touching}
+    sizes |= {"triangles": int(model.mesh_facenum[model.geom_dataid[model.geom_dataid >= 0]].sum())} if model.nmesh else {}
+    return {"task": task, "geometry": kind, **sizes, "shapes_seen": int(np.sum(model.geom_group <= 2)), "shapes_that_touch": touching}
 
 
 def accelerator(limit_s: float) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """The parts of the sim benchmark, each run in a process of its own: python -m experiments.benchmark.simulating PART ...; JSON to stdout.
 
 device                              what jax runs on
-engine TASK BACKEND BATCH REPEATS SENSORS   control steps of a batch of environments whose arms swing about; SENSORS 1: cameras too
-cameras TASK REPEATS                one environment and its four cameras of 224 x 224, ours beside MuJoCo's renderer
-episodes TASK COUNT                 demonstrations made on one core
+engine WORLD BACKEND BATCH REPEATS SENSORS   control steps of a batch of environments whose arms swing about; SENSORS 1: cameras too
+cameras WORLD REPEATS               one environment and its four cameras of 224 x 224, ours beside MuJoCo's renderer
+episodes WORLD COUNT                demonstrations made on one core
+
+WORLD is a task and a geometry, e.g. drawer_open primitive.
 """
 
+import functools
 import json
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from clamp_jax import runtime
 from data_tools.render_cell import choose_gl
@@ -53,21 +56,35 @@ def swing(batch: int, ticks: int) -> np.ndarray:
     return (np.concatenate([HOME_COMMAND, HOME_COMMAND]) + size * phase).astype(np.float32)
 
 
-def engine(task: str, backend: str, batch: int, repeats: int, sensors: bool) -> dict[str, Any]:
+class World(NamedTuple):
+    """Which task, and what it is made of."""
+
+    name: str
+    geometry: str
+
+    @property
+    def task(self) -> tasks.Task:
+        return tasks.get(*self)
+
+    @property
+    def scene(self) -> scene.Scene:
+        return scene.build(*self)
+
+
+def engine(world: World, backend: str, batch: int, repeats: int, sensors: bool) -> dict[str, Any]:
     """Control steps/s of a backend at a batch size, alone and with four cameras, compile seconds and the most memory held.
 
     compile_s: a first control step beyond what the next one takes. host_bytes: of the whole process, libraries and compiler
     included, before the cameras are made; device_bytes: of an accelerator, None without one.
     """
-    built = scene.build(task)
-    made = engines.make(backend, built, tasks.get(task))
-    qpos, variant = first_states(task, batch)
+    built, (qpos, variant) = world.scene, first_states(world, batch)
+    made = engines.make(backend, built, world.task)
     physics, actions = made.start(qpos, variant), swing(batch, TICKS)
     first, again = (_seconds(lambda: made.run(physics, actions[:, :1])) for _ in range(2))
     ticks = max(1, min(TICKS, int(CALL_S / again)))
     calls = {"steps": lambda: made.run(physics, actions[:, :ticks])}
     calls["steps"]()
-    found = {"task": task, "backend": backend, "batch": batch, "compile_s": first - again, "ticks": ticks, **_memory()}
+    found = {"task": world.name, "backend": backend, "batch": batch, "compile_s": first - again, "ticks": ticks, **_memory()}
     if sensors:
         see = our_cameras(built, batch)
         calls |= {"cameras": lambda: see(qpos), "both": lambda: see(made.run(physics, actions[:, :1])[1].qpos[:, 0])}
@@ -93,9 +110,9 @@ def _memory() -> dict[str, int | None]:
     return {"host_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "device_bytes": stats.get("peak_bytes_in_use")}
 
 
-def first_states(task: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def first_states(world: World, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Resets (b, q) and variants (b,); drawing thousands one by one would take minutes."""
-    drawn = jax.jit(jax.vmap(tasks.get(task).reset))(jax.random.split(jax.random.key(0), DRAWN))
+    drawn = jax.jit(jax.vmap(world.task.reset))(jax.random.split(jax.random.key(0), DRAWN))
     rows = np.arange(batch) % DRAWN
     return np.asarray(drawn[0])[rows], np.asarray(drawn[1])[rows]
 
@@ -106,9 +123,9 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def cameras(task: str, repeats: int) -> dict[str, Any]:
+def cameras(world: World, repeats: int) -> dict[str, Any]:
     """Milliseconds of a control step, of its four RGB-D images and of both, ours and MuJoCo's, in turns."""
-    calls = our_calls(task) | mujoco_calls(task)
+    calls = our_calls(world) | mujoco_calls(world)
     for call in calls.values():
         call()
     times = {name: [] for name in calls}
@@ -128,10 +145,10 @@ def our_cameras(built: scene.Scene, batch: int) -> Callable[[Any], Any]:
     return lambda qpos: jax.block_until_ready(sense(jnp.asarray(qpos, jnp.float32)[:, None], past, mask, keys, keys))
 
 
-def our_calls(task: str) -> dict[str, Callable[[], Any]]:
+def our_calls(world: World) -> dict[str, Callable[[], Any]]:
     """Native stepping and our sensors."""
-    built, (qpos, variant) = scene.build(task), first_states(task, 1)
-    made, see = engines.make("native", built, tasks.get(task)), our_cameras(built, 1)
+    built, (qpos, variant) = world.scene, first_states(world, 1)
+    made, see = engines.make("native", built, world.task), our_cameras(built, 1)
     physics, action = made.start(qpos, variant), swing(1, TICKS)[:, TICKS // 2 :][:, :1]
     return {
         "our_step": lambda: made.run(physics, action),
@@ -140,11 +157,11 @@ def our_calls(task: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def mujoco_calls(task: str) -> dict[str, Callable[[], Any]]:
+def mujoco_calls(world: World) -> dict[str, Callable[[], Any]]:
     """mujoco.mj_step and mujoco.Renderer."""
-    built = scene.build(task)
+    built = world.scene
     model, data = built.model, mujoco.MjData(built.model)
-    data.qpos[:] = first_states(task, 1)[0][0]
+    data.qpos[:] = first_states(world, 1)[0][0]
     data.ctrl[:] = control(swing(1, TICKS)[0, TICKS // 2])
     renderer = mujoco.Renderer(model, SIZE, SIZE)
 
@@ -163,12 +180,13 @@ def mujoco_calls(task: str) -> dict[str, Callable[[], Any]]:
     return {"mujoco_step": lambda: mujoco.mj_step(model, data, nstep=built.substeps), "mujoco_cameras": see, "mujoco_both": both}
 
 
-def episodes(task: str, count: int) -> dict[str, Any]:
+def episodes(world: World, count: int) -> dict[str, Any]:
     """Successful demonstrations an hour on one core, of `count` candidates after one that compiles."""
-    generate.attempt_episode(task, 0)
+    attempt = functools.partial(generate.attempt_episode, world.name, variety=generate.NOMINAL._replace(geometry=world.geometry))
+    attempt(0)
     begin = time.perf_counter()
-    kept = sum(generate.attempt_episode(task, seed).episode is not None for seed in range(1, count + 1))
-    return {"task": task, "candidates": count, "kept": kept, "per_core_hour": kept / (time.perf_counter() - begin) * 3600}
+    kept = sum(attempt(seed).episode is not None for seed in range(1, count + 1))
+    return {"task": world.name, "candidates": count, "kept": kept, "per_core_hour": kept / (time.perf_counter() - begin) * 3600}
 
 
 def device() -> dict[str, Any]:
@@ -179,11 +197,14 @@ def device() -> dict[str, Any]:
 def main() -> None:
     """One part, named by the command line."""
     part, *rest = sys.argv[1:]
-    if part == "engine":
-        task, backend, *numbers = rest
-        found = engine(task, backend, *map(int, numbers))
+    if part == "device":
+        found = device()
+    elif part == "engine":
+        name, kind, backend, *numbers = rest
+        found = engine(World(name, kind), backend, *map(int, numbers))
     else:
-        found = {"cameras": cameras, "episodes": episodes, "device": device}[part](*rest[:1], *map(int, rest[1:]))
+        name, kind, number = rest
+        found = {"cameras": cameras, "episodes": episodes}[part](World(name, kind), int(number))
     print(json.dumps(found))
 
 
