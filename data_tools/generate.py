@@ -36,7 +36,8 @@ import mujoco
 import numpy as np
 from tqdm import tqdm
 
-from clamp_jax.data.records import META, Episode, Writer
+from clamp_jax.data.folders import META, Writer
+from clamp_jax.data.records import Episode
 from clamp_jax.geometry import aloha
 from clamp_jax.sim import experts, randomise, scene, tasks
 from clamp_jax.sim.engines import native

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from clamp_jax.data.records import Episode, Reader, Writer
+from clamp_jax.data.folders import Reader, Writer
+from clamp_jax.data.records import Episode
 from clamp_jax.data.transforms import SIZES, pad_geoms, pad_qpos, pad_tree
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.observe import sense

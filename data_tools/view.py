@@ -18,8 +18,8 @@ from clamp_jax import runtime
 if __name__ == "__main__":
     runtime.setup(mjx=False)
 
+from clamp_jax.data.folders import META
 from clamp_jax.data.pipeline import Dataset, open_dataset
-from clamp_jax.data.records import META
 from data_tools import view_3d, view_panels
 from data_tools.view_episode import Sight
 

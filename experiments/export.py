@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from clamp_jax import act
-from clamp_jax.data.records import Reader
+from clamp_jax.data.folders import Reader
 from clamp_jax.deploy import artifact
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.structs import ACTION_DIM, CHUNK, Calibration, Observation

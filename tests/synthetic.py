@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clamp_jax.data.records import Episode, Writer
+from clamp_jax.data.folders import Writer
+from clamp_jax.data.records import Episode
 from clamp_jax.data.transforms import GEOM_TYPES
 from clamp_jax.geometry import aloha
 from clamp_jax.geometry.kinematics import arm_tree

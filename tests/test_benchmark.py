@@ -11,6 +11,7 @@ from experiments.benchmark import render, scene, sim, simulating, splat_jax, spl
 
 WORLD = simulating.World("drawer_close", "primitive")
 
+
 def test_the_first_call_is_told_apart(monkeypatch):
     times = iter([900.0, 3.0, 1.0, 8.0, 2.0, 5.0])
     monkeypatch.setattr(timing, "_timed", lambda work: next(times))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clamp_jax.data import shards
-from clamp_jax.data.records import META, Reader, Writer
+from clamp_jax.data.folders import META, Reader, Writer
 from clamp_jax.sim import randomise, scene, tasks
 from clamp_jax.sim.engines.native import Engine
 from data_tools import generate

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import synthetic
 
+from clamp_jax.data.folders import Reader
 from clamp_jax.data.pipeline import ExampleMaker, open_dataset, stack
-from clamp_jax.data.records import Reader
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.observe import check_observation, clean
 from data_tools import materialise

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from clamp_jax.data.folders import Reader, Writer
 from clamp_jax.data.pipeline import (
     Batches,
     Dataset,
@@ -18,7 +19,6 @@ from clamp_jax.data.pipeline import (
     slots_by_weight,
     split,
 )
-from clamp_jax.data.records import Reader, Writer
 from clamp_jax.sensors import Delays
 from clamp_jax.structs import HISTORY
 

@@ -13,8 +13,8 @@ import tiny
 from replay import Replay
 
 from clamp_jax import observe, parallel, steps
+from clamp_jax.data.folders import Writer
 from clamp_jax.data.pipeline import open_dataset, stack
-from clamp_jax.data.records import Writer
 from clamp_jax.data.transforms import count_geoms, pad_geoms
 from clamp_jax.deploy import artifact
 from clamp_jax.geometry.kinematics import aloha_calibration

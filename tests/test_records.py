@@ -9,7 +9,8 @@ import pytest
 import synthetic
 
 from clamp_jax.data import shards
-from clamp_jax.data.records import META, Episode, Reader, Writer, check_episode, decode, encode, encode_frame, frames_of
+from clamp_jax.data.folders import META, Reader, Writer
+from clamp_jax.data.records import Episode, check_episode, decode, encode, encode_frame, frames_of
 from clamp_jax.data.transforms import GEOM_TYPES, SIZES
 from clamp_jax.structs import Capacity
 

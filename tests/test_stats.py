@@ -5,7 +5,7 @@ import pytest
 import synthetic
 
 from clamp_jax.data import stats
-from clamp_jax.data.records import Reader
+from clamp_jax.data.folders import Reader
 from clamp_jax.geometry.aloha import WORKING_RANGE
 
 

@@ -17,8 +17,9 @@ import grain
 import jax
 import numpy as np
 
+from clamp_jax.data.folders import Reader
 from clamp_jax.data.prompts import WORKSPACE_HIGH, WORKSPACE_LOW, Tokenize, fitting_prompt, object_order
-from clamp_jax.data.records import Episode, Reader
+from clamp_jax.data.records import Episode
 from clamp_jax.data.transforms import SIZES, Sizes, future_chunk, pad_geoms, pad_qpos, pad_tree, past_chunk
 from clamp_jax.sensors import Delays
 from clamp_jax.structs import Batch, Calibration, Capacity, Geoms, ImageExample, Labels, Observation, SceneState, StateExample, Target, Tree

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from clamp_jax.data.records import Reader
+from clamp_jax.data.folders import Reader
 from clamp_jax.geometry.aloha import ARM_JOINTS, SIDES, WORKING_RANGE
 
 JOINTS = tuple(f"{side}/{joint}" for side in SIDES for joint in (*ARM_JOINTS, "gripper"))
