@@ -55,7 +55,7 @@ def sense(
     if scene.surface is not None:
         world_from_body = kinematics.body_poses(scene.tree, scene.qpos)
         surface = scene.surface._replace(colour=sensors.jitter_surface(scene.surface, len(world_from_body), config, keys.colour))
-        rgb, depth_m = paint(surface, world_from_body, cameras, rgb, depth_m, radius_m=config.surface_radius_m, light=light)
+        rgb, depth_m = paint(surface, world_from_body, cameras, rgb, depth_m, light=light)
     depth_m = sensors.measure(depth_m, cameras.intrinsics[:, 0], config, keys)
     rgb = jnp.round(rgb * 255).astype(jnp.uint8)
     joints, past_actions, past_mask = jnp.asarray(joints), jnp.asarray(past_actions), jnp.asarray(past_mask)

@@ -38,7 +38,6 @@ class SensorConfig(NamedTuple):
     camera_jitter_rad: float = 0.0  # of its direction: how far the calibration is off
     image_delay_s: float = 0.0  # images show the world of so long ago; whole control steps of 0.02 s, 1 s at most
     joint_delay_s: float = 0.0  # measured joints are those of so long ago
-    surface_radius_m: float = 0.0015  # half size of a point of what is no primitive; about half the way from one to the next
 
 
 _NOISY = {

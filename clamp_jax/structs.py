@@ -88,6 +88,7 @@ class Surface(NamedTuple):
     point: jax.Array  # (n, 3) m, in the body's frame
     normal: jax.Array  # (n, 3) unit, in the body's frame
     colour: jax.Array  # (n, 3) RGB in [0, 1], as the texture has it
+    radius: jax.Array  # (n,) m, half size of the square that it stands for: about the way to the next point
     body: jax.Array  # (n,) int32 row of the Tree
 
 

@@ -16,7 +16,6 @@ from clamp_jax.render import raycast, surface
 from clamp_jax.structs import Camera, Capacity, SceneState
 
 EMPTY = np.array([24, 28, 36], np.uint8)  # colour of a pixel where nothing was measured
-FILM_RADIUS_M = 0.002  # half size of a point on a mesh
 BACKGROUND = 0.93  # grey of a film where no geom is
 # Stops of a perceptually even map from far (dark) to near (bright), after matplotlib's viridis.
 _RAMP = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
@@ -118,8 +117,8 @@ def make_film_renderer(scene: SceneState, capacity: Capacity, height: int, width
         if scene.surface is None:
             screen = jnp.clip(rgb, 0, 1) ** (1 / 2.2)  # colours are linear, screens are not
         else:  # textures' colours are a screen's
-            bodies, how = kinematics.body_poses(scene.tree, padded), {"radius_m": FILM_RADIUS_M, "light": raycast.LIGHT_DIRECTION}
-            screen, depth_m = surface.paint(scene.surface, bodies, eye, rgb, depth_m, **how)
+            bodies = kinematics.body_poses(scene.tree, padded)
+            screen, depth_m = surface.paint(scene.surface, bodies, eye, rgb, depth_m, light=raycast.LIGHT_DIRECTION)
         return (255 * jnp.where(depth_m[0, ..., None] == 0, BACKGROUND, screen[0])).astype(jnp.uint8)
 
     return jax.jit(lambda qpos: jax.lax.map(one, qpos))

@@ -8,14 +8,22 @@ import mujoco
 import numpy as np
 import pytest
 
+from clamp_jax import sensors
+from clamp_jax.data.folders import Writer
+from clamp_jax.data.pipeline import ExampleMaker, open_dataset
 from clamp_jax.data.transforms import SIZES, count_geoms
+from clamp_jax.geometry import kinematics
 from clamp_jax.geometry.aloha import HOME_COMMAND, TABLE_TOP_Z
-from clamp_jax.sim import engines, experts, scene, tasks
+from clamp_jax.models.tokenizer import Tokenizer
+from clamp_jax.sim import engines, experts, randomise, rollout, scene, tasks
 from clamp_jax.sim.aloha_sim import assets, build, field
 from clamp_jax.sim.aloha_sim.models import MODELS
 from clamp_jax.sim.engines.native import Engine
 from clamp_jax.sim.robot import control
 from clamp_jax.sim.tasks import dining
+from clamp_jax.structs import HISTORY
+from data_tools import generate, materialise
+from experiments.evaluate import padded_scene
 
 FAMILIES = ("screwdriver_in_caddy", "pen_in_container", "plate_on_rack", "drawer_open")  # one of each scene
 REST_M = 0.004  # collision pieces are not the boxes that resets are made by
@@ -104,8 +112,8 @@ def test_tables_hold_every_real_scene(aloha_sim_assets):
             assert all(count <= room for count, room in zip(count_geoms(built.geom_types), SIZES.geoms, strict=True))
 
 
-def apart(folder, first: str, second: str, pose: np.ndarray) -> float:
-    """Metres between two objects by MuJoCo, piece by piece; the slow reference."""
+def make_apart(folder, first: str, second: str):
+    """Pose of the second in the first -> metres between two objects by MuJoCo, piece by piece; the slow reference."""
     spec = mujoco.MjSpec()
     for name in (first, second):
         child = build.load_object(folder, MODELS[name])
@@ -115,27 +123,35 @@ def apart(folder, first: str, second: str, pose: np.ndarray) -> float:
         body.add_frame(pos=-np.array(MODELS[name].origin)).attach_body(child.worldbody.first_body(), f"{name}/", "")
     model = spec.compile()
     data = mujoco.MjData(model)
-    quat = np.zeros(4)
-    mujoco.mju_mat2Quat(quat, pose[:3, :3].reshape(-1).astype(float))
-    data.mocap_pos[1], data.mocap_quat[1] = pose[:3, 3], quat
-    mujoco.mj_kinematics(model, data)
     pieces = [np.flatnonzero((model.geom_contype > 0) & (model.geom_bodyid == model.body(f"{name}/model").id)) for name in (first, second)]
-    return min(mujoco.mj_geomDistance(model, data, one, two, 0.05, None) for one in pieces[0] for two in pieces[1])
+
+    def apart(pose: np.ndarray) -> float:
+        quat = np.zeros(4)
+        mujoco.mju_mat2Quat(quat, pose[:3, :3].reshape(-1).astype(float))
+        data.mocap_pos[1], data.mocap_quat[1] = pose[:3, 3], quat
+        mujoco.mj_kinematics(model, data)
+        return min(mujoco.mj_geomDistance(model, data, one, two, 0.05, None) for one in pieces[0] for two in pieces[1])
+
+    return apart
 
 
-def test_the_gap_is_that_between_the_collision_pieces(aloha_sim_assets):
-    """The mug lowered onto the plate, upright and tipped, against MuJoCo's distance of convex pieces."""
-    between = jax.jit(field.gap(aloha_sim_assets, "plate", "mug"))
-    for tip in (0.0, 0.5):
-        found = []
-        for height in np.linspace(0.012, 0.03, 7) + 0.05 * np.sin(tip):
-            pose = np.eye(4, dtype=np.float32)
-            pose[1:3, 1:3], pose[:3, 3] = [[np.cos(tip), -np.sin(tip)], [np.sin(tip), np.cos(tip)]], (0.01, -0.02, height)
-            found.append((apart(aloha_sim_assets, "plate", "mug", pose), float(between(pose))))
-        reference, ours = np.array(found).T
-        near = (reference > 0) & (reference < 0.003)
-        assert near.any() and np.abs(ours - reference)[near].max() < 4e-4
-        assert (ours[reference >= 0.003] > 0.0025).all() and (ours[reference < -1e-3] < 0).all()
+@pytest.mark.parametrize("tip", [0.0, 0.5])
+def test_the_gap_is_that_between_the_collision_pieces(aloha_sim_assets, tip):
+    """The mug over the plate, upright and tipped, from in it to clear of it, against MuJoCo's distance of convex pieces."""
+    between, apart = jax.jit(field.gap(aloha_sim_assets, "plate", "mug")), make_apart(aloha_sim_assets, "plate", "mug")
+
+    def pose(height: float) -> np.ndarray:
+        found = np.eye(4, dtype=np.float32)
+        found[1:3, 1:3], found[:3, 3] = [[np.cos(tip), -np.sin(tip)], [np.sin(tip), np.cos(tip)]], (0.01, -0.02, height)
+        return found
+
+    low, high = -0.05, 0.15
+    for _ in range(14):  # the height at which they touch
+        middle = (low + high) / 2
+        low, high = (middle, high) if apart(pose(middle)) <= 0 else (low, middle)
+    for above, slack in ((0.0003, 3e-4), (0.0008, 3e-4), (0.0015, 3e-4), (0.0025, 3e-4)):
+        assert float(between(pose(high + above))) == pytest.approx(apart(pose(high + above)), abs=slack)
+    assert float(between(pose(high - 0.002))) < 0 and float(between(pose(high + 0.02))) > 0.003
 
 
 def test_a_mug_that_stands_on_the_plate_succeeds_and_one_beside_it_does_not(aloha_sim_assets):
@@ -172,3 +188,57 @@ def test_the_expert_does_it_with_the_real_things(aloha_sim_assets, name):
         actions = np.concatenate([actions, np.repeat(actions[-1:], 25, 0)])
         done += bool(engine.run(engine.start(qpos[None], variant[None]), actions[None])[1].success.any())
     assert done >= 2
+
+
+def ray_depth(built: scene.Scene, qpos: np.ndarray, calibration, size: int) -> np.ndarray:
+    """Depth (k, h, w) by MuJoCo's own rays against the meshes that are shown, 0 where they meet nothing; the slow reference."""
+    model, data = built.model, mujoco.MjData(built.model)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(model, data)
+    cameras = kinematics.camera_poses(calibration, kinematics.joints_from_qpos(jnp.asarray(qpos)))
+    shown, found = np.array([1, 1, 1, 0, 0, 0], np.uint8), []
+    for intrinsics, pose in zip(np.asarray(cameras.intrinsics), np.asarray(cameras.world_from_camera, float), strict=True):
+        u, v = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+        local = np.stack([(u - intrinsics[2]) / intrinsics[0], (v - intrinsics[3]) / intrinsics[1], np.ones_like(u)], -1).reshape(-1, 3)
+        length = np.linalg.norm(local, axis=1)
+        ways = (local / length[:, None]) @ pose[:3, :3].T
+        geom, distance = np.zeros(len(ways), np.int32), np.zeros(len(ways))
+        mujoco.mj_multiRay(model, data, pose[:3, 3].copy(), ways.reshape(-1), shown, 1, -1, geom, distance, None, len(ways), 10.0)
+        found.append(np.where(geom >= 0, distance / length, 0.0).reshape(size, size))
+    return np.array(found)
+
+
+def test_the_cameras_see_what_rays_meet(aloha_sim_assets):
+    """Points are 1.5 to 4 mm apart and as wide, so edges of things are off by that; else depth is that of the meshes."""
+    size, built, task = 64, scene.build("can_opener_in_caddy", "aloha_sim"), tasks.get("can_opener_in_caddy", "aloha_sim")
+    qpos, calibration = np.asarray(task.reset(jax.random.key(1))[0]), kinematics.aloha_calibration(size, size)
+    state, capacity = padded_scene(built)
+    sense = rollout.make_sense(state, calibration, sensors.preset("upstream", size)._replace(capacity=capacity))
+    past, keys = (np.zeros((1, HISTORY, 14)), np.zeros((1, HISTORY), bool)), jax.random.split(jax.random.key(0), 1)
+    seen = sense(qpos[None, None], *past, keys, keys)
+    depth_m, exact_m = np.asarray(seen.depth_m[0]), ray_depth(built, qpos, calibration, size)
+    near = (exact_m > 0) & (exact_m < 3.0)
+    assert (depth_m[near] > 0).mean() > 0.98 and (depth_m[~near] == 0).mean() > 0.95
+    off = np.abs(depth_m - exact_m)
+    assert [(off[k][near[k]] < 0.01).mean() > 0.85 for k in range(4)] == [True] * 4 and np.median(off[near]) < 0.002
+    rgb = np.asarray(seen.rgb[0, 0], float)
+    assert (rgb[..., 2] > rgb[..., 0] + 60).sum() > 5  # the blue caddy
+
+
+def test_generated_states_become_images(aloha_sim_assets, tmp_path):
+    variety = randomise.variety("random", 2, "aloha_sim")
+    made = next(found for seed in range(5) if (found := generate.attempt_episode("drawer_open", seed, variety).episode) is not None)
+    origin = generate.Source("drawer_open", 0, variety).origin()
+    with Writer(tmp_path / "states", task="drawer_open", origin=origin) as writer:
+        writer.add(made)
+    states = open_dataset(tmp_path / "states")
+    with pytest.raises(ValueError, match="data_tools.materialise"):
+        ExampleMaker(Tokenizer().encode, calibration=kinematics.aloha_calibration(16, 16)).example_at(states, 0, 0)
+    materialise.materialise_all(tmp_path / "states", tmp_path / "images", every=200, config=sensors.clean(64), seed=0)
+    image = open_dataset(tmp_path / "images").image((0, 0))
+    names, _ = randomise.distractors(scene.build("drawer_open", "aloha_sim"), made.qpos[0, :26], variety, made.seed)
+    built = scene.build("drawer_open", "aloha_sim", names)
+    assert made.qpos.shape[1] == built.model.nq == 26 + 7 * len(names)
+    exact_m = ray_depth(built, made.qpos[0], kinematics.aloha_calibration(64, 64), 64)
+    near = (exact_m > 0) & (exact_m < 1.9)
+    assert (np.abs(image.depth_m - exact_m)[near] < 0.01).mean() > 0.8

@@ -7,10 +7,10 @@ from jaxtyping import ArrayLike, Float
 
 from clamp_jax.geometry.camera import project
 from clamp_jax.render.raycast import AMBIENT, HEADLIGHT, LIGHT
-from clamp_jax.render.splat import visible_in_views
+from clamp_jax.render.splat import visible
 from clamp_jax.structs import Camera, Surface
 
-LIMIT_PX = 4  # the most that a point reaches in the image, to each side: what is nearer shows its points
+SPREAD_M, LIMIT_PX = 0.0015, 4  # half size of a point in the image, of a fine surface; and the most that it takes, to each side
 
 
 def paint(
@@ -20,21 +20,20 @@ def paint(
     rgb: Float[ArrayLike, "k h w 3"],
     depth_m: Float[ArrayLike, "k h w"],
     *,
-    radius_m: float,
     light: Float[ArrayLike, "3"],
 ) -> tuple[Float[Array, "k h w 3"], Float[Array, "k h w"]]:
-    """The images with the surface's points in front of what they show (depth 0: nothing), each a square of 2 radius_m.
+    """The images with the surface's points in front of what they show (depth 0: nothing).
 
-    surface: points in the frames of `world_from_body`, body -1 for none. A point is lit by its normal, from either side, as the ray
-    caster lights a face. What is farther than a point's neighbourhood can show through between two points that are farther
-    apart than radius_m in the image: choose it no less than their spacing.
+    surface: points in the frames of `world_from_body`, body -1 for none. A pixel shows the nearest point whose square covers its
+    middle, so what is smaller than a pixel does not swell to one; a near point spreads over several pixels. It is lit by its
+    normal, from either side, as the ray caster lights a face.
     """
     points, normals = _in_world(surface, jnp.asarray(world_from_body))
     height, width = depth_m.shape[1:]
-    valid = jnp.asarray(surface.body) >= 0
-    winners = visible_in_views(points, valid, cameras, height=height, width=width, radius_m=radius_m, limit_px=LIMIT_PX)
-    painted = []
-    for index, (camera, below, behind_m) in zip(winners, _unstack((cameras, rgb, depth_m)), strict=True):
+    there, painted = jnp.asarray(surface.body) >= 0, []
+    for camera, below, behind_m in _unstack((cameras, rgb, depth_m)):
+        valid = there & _covers(camera, points, jnp.asarray(surface.radius))
+        index = visible(points, valid, camera, height=height, width=width, radius_m=SPREAD_M, limit_px=LIMIT_PX)
         taken = jnp.maximum(index, 0).reshape(-1)
         place, normal, colour = (_take(rows, taken) for rows in (points, normals, surface.colour))
         near_m = project(camera, place)[1].reshape(height, width)
@@ -42,6 +41,13 @@ def paint(
         front = (index >= 0) & ((behind_m == 0) | (near_m < behind_m))
         painted.append((jnp.where(front[..., None], lit, below), jnp.where(front, near_m, behind_m)))
     return tuple(jnp.stack(part) for part in zip(*painted, strict=True))
+
+
+def _covers(camera: Camera, points: Array, radius: Array) -> Array:
+    """Whether a point's square, seen from the front, covers the middle of its pixel, (n,)."""
+    pixels, z = project(camera, points)
+    focal = jnp.asarray(camera.intrinsics)
+    return jnp.all(jnp.stack([jnp.abs(pixels[:, i] % 1.0 - 0.5) * z <= radius * focal[i] for i in range(2)]), axis=0)
 
 
 def _in_world(surface: Surface, world_from_body: Array) -> tuple[Array, Array]:

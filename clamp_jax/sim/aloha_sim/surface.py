@@ -10,6 +10,7 @@ POINTS = 200_000  # of a scene
 NEAR = 4.0  # density of what wrist cameras see from near, objects and fingers, over that of arms and frame
 TABLE_MESH = "table_mesh_mapped"  # ray cast as a box instead
 _FAR_BODIES = ("world", "table", "base_link", "shoulder_link", "arm_link", "forearm_link", "wrist_link")  # ends of names
+OVERLAP = 1.1  # half size of a point over the mean way to the next: of points at random 1 in 100 places is left bare
 _DRAWN = 3  # so many points are drawn for one that is kept, at first: much of a robot's meshes is inside
 _SIDES = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) != (0, 0, 0)]  # from which a body is looked at
 
@@ -19,14 +20,15 @@ def surface_of(model: mujoco.MjModel, points: int = POINTS) -> Surface:
 
     Points that are inside their body, seen from none of 26 sides, are left out.
     """
-    geoms = [geom for geom in np.flatnonzero(model.geom_group <= 2) if _mesh_name(model, geom) not in (None, TABLE_MESH)]
-    meshes = {geom: _mesh(model, model.geom_dataid[geom]) for geom in geoms}
+    geoms = [geom for geom in np.flatnonzero(model.geom_group <= 2).tolist() if _mesh_name(model, geom) not in (None, TABLE_MESH)]
+    meshes = {geom: _mesh(model, int(model.geom_dataid[geom])) for geom in geoms}
     weights = np.array([meshes[geom].area * _density(model, geom) for geom in geoms])
     ends = np.round(_DRAWN * points * np.cumsum(weights) / weights.sum()).astype(int)
-    parts = [_sample(model, geom, meshes[geom], count) for geom, count in zip(geoms, np.diff(ends, prepend=0), strict=True)]
+    parts = [_sample(model, geom, meshes[geom], count) for geom, count in zip(geoms, np.diff(ends, prepend=0).tolist(), strict=True)]
     drawn = Surface(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     seen = np.flatnonzero(_seen(drawn))
     kept = np.sort(np.random.default_rng(0).choice(seen, points, replace=len(seen) < points))
+    drawn = drawn._replace(radius=drawn.radius * np.float32(OVERLAP * np.sqrt(len(seen) / points)))
     return Surface(*(column[kept] for column in drawn))
 
 
@@ -82,7 +84,7 @@ def _mesh(model: mujoco.MjModel, mesh: int) -> trimesh.Trimesh:
 def _sample(model: mujoco.MjModel, geom: int, mesh: trimesh.Trimesh, count: int) -> tuple[np.ndarray, ...]:
     """Columns of `Surface` of one geom."""
     if not count:
-        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.int32)
+        return *[np.zeros((0, 3), np.float32)] * 3, np.zeros(0, np.float32), np.zeros(0, np.int32)
     points, faces = trimesh.sample.sample_surface(mesh, count, seed=int(geom))
     rotation = np.zeros(9)
     mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
@@ -91,7 +93,8 @@ def _sample(model: mujoco.MjModel, geom: int, mesh: trimesh.Trimesh, count: int)
     moved = np.asarray(points) @ rotation.T + model.geom_pos[geom]
     normals = np.asarray(mesh.face_normals)[faces] @ rotation.T
     columns = [column.astype(np.float32) for column in (moved, normals, colour)]
-    return *columns, np.full(count, model.geom_bodyid[geom], np.int32)
+    spacing = np.full(count, np.sqrt(mesh.area / count), np.float32)
+    return *columns, spacing, np.full(count, model.geom_bodyid[geom], np.int32)
 
 
 def _colours(model: mujoco.MjModel, geom: int, mesh: trimesh.Trimesh, points: np.ndarray, faces: np.ndarray) -> np.ndarray:
