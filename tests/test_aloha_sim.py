@@ -29,6 +29,10 @@ FAMILIES = ("screwdriver_in_caddy", "pen_in_container", "plate_on_rack", "drawer
 REST_M = 0.004  # collision pieces are not the boxes that resets are made by
 
 
+def reset(task, seed: int):
+    return jax.jit(task.reset)(jax.random.key(seed))
+
+
 @pytest.fixture(autouse=True)
 def named(request, monkeypatch):
     if "aloha_sim_assets" in request.fixturenames:
@@ -79,7 +83,7 @@ def test_joints_and_frames_are_those_of_the_primitives(aloha_sim_assets, name):
     assert (real.model.nq, real.model.nv, real.model.nu) == (ours.model.nq, ours.model.nv, ours.model.nu)
     assert real.object_names == ours.object_names and real.substeps * real.model.opt.timestep == pytest.approx(0.02)
     assert (real.model.jnt_type == ours.model.jnt_type).all() and (real.model.jnt_qposadr == ours.model.jnt_qposadr).all()
-    qpos = np.asarray(tasks.get(name).reset(jax.random.key(3))[0])
+    qpos = np.asarray(reset(tasks.get(name), 3)[0])
     places = []
     for built in (ours, real):
         data = mujoco.MjData(built.model)
@@ -93,7 +97,7 @@ def test_joints_and_frames_are_those_of_the_primitives(aloha_sim_assets, name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_reset_stays_where_it_is(aloha_sim_assets, name):
     built, task = scene.build(name, "aloha_sim"), tasks.get(name, "aloha_sim")
-    qpos, variant = task.reset(jax.random.key(5))
+    qpos, variant = reset(task, 5)
     data = mujoco.MjData(built.model)
     data.qpos[:], data.ctrl[:] = qpos, control(np.tile(HOME_COMMAND, 2))
     mujoco.mj_forward(built.model, data)
@@ -156,7 +160,7 @@ def test_the_gap_is_that_between_the_collision_pieces(aloha_sim_assets, tip):
 
 def test_a_mug_that_stands_on_the_plate_succeeds_and_one_beside_it_does_not(aloha_sim_assets):
     task, built = tasks.get("mug_on_plate", "aloha_sim"), scene.build("mug_on_plate", "aloha_sim")
-    qpos, variant = task.reset(jax.random.key(0))
+    qpos, variant = reset(task, 0)
     qpos, rest = np.array(qpos), np.zeros(built.model.nv, np.float32)
     success = jax.jit(task.success)
     plate, mug = (slice(dining.QPOS[name], dining.QPOS[name] + 7) for name in ("plate", "mug"))
@@ -183,7 +187,7 @@ def test_the_expert_does_it_with_the_real_things(aloha_sim_assets, name):
     task, built = tasks.get(name, "aloha_sim"), scene.build(name, "aloha_sim")
     engine, done = Engine(built, task, threads=1), 0
     for seed in range(3):
-        qpos, variant = map(np.asarray, task.reset(jax.random.key(seed)))
+        qpos, variant = map(np.asarray, reset(task, seed))
         actions = experts.plan(task, built, qpos, int(variant), seed)
         actions = np.concatenate([actions, np.repeat(actions[-1:], 25, 0)])
         done += bool(engine.run(engine.start(qpos[None], variant[None]), actions[None])[1].success.any())
@@ -211,7 +215,7 @@ def ray_depth(built: scene.Scene, qpos: np.ndarray, calibration, size: int) -> n
 def test_the_cameras_see_what_rays_meet(aloha_sim_assets):
     """Points are 1.5 to 4 mm apart and as wide, so edges of things are off by that; else depth is that of the meshes."""
     size, built, task = 64, scene.build("can_opener_in_caddy", "aloha_sim"), tasks.get("can_opener_in_caddy", "aloha_sim")
-    qpos, calibration = np.asarray(task.reset(jax.random.key(1))[0]), kinematics.aloha_calibration(size, size)
+    qpos, calibration = np.asarray(reset(task, 1)[0]), kinematics.aloha_calibration(size, size)
     state, capacity = padded_scene(built)
     sense = rollout.make_sense(state, calibration, sensors.preset("upstream", size)._replace(capacity=capacity))
     past, keys = (np.zeros((1, HISTORY, 14)), np.zeros((1, HISTORY), bool)), jax.random.split(jax.random.key(0), 1)
