@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import ArrayLike, Float
@@ -52,3 +53,22 @@ def _across(one: Array, two: Array) -> Array:
     s, t = (uv * vw - vv * uw) / area, (uu * vw - uv * uw) / area
     within = slanted & (s >= 0) & (s <= 1) & (t >= 0) & (t <= 1)
     return jnp.where(within, jnp.sum((w + s * u - t * v) ** 2), jnp.inf)
+
+
+def segment_to_box(segment: Float[ArrayLike, "2 3"], half: Float[ArrayLike, "3"]) -> Float[Array, ""]:
+    """Metres between a line segment, given by its ends in a box's frame, and the box of half size `half`; 0 where they meet.
+
+    The square of a point's distance is convex along the segment, and its slope is a line between the places where the segment
+    crosses the planes of the box's faces: between those that enclose slope 0 the nearest point is found by interpolation.
+    """
+    start, half = jnp.asarray(segment)[0], jnp.asarray(half)
+    way = jnp.asarray(segment)[1] - start
+    crossings = (jnp.concatenate([half, -half]) - jnp.tile(start, 2)) / jnp.tile(jnp.where(jnp.abs(way) > _TINY, way, 1.0), 2)
+    along = jnp.sort(jnp.clip(jnp.concatenate([jnp.array([0.0, 1.0], crossings.dtype), crossings]), 0.0, 1.0))
+
+    def outside(t: Array) -> Array:
+        point = start + t * way
+        return point - jnp.clip(point, -half, half)
+
+    slopes = jnp.sum(jax.vmap(outside)(along) * way[None], axis=1)
+    return jnp.sqrt(jnp.sum(outside(jnp.interp(0.0, slopes, along)) ** 2))

@@ -21,6 +21,7 @@ from clamp_jax.sim.tasks.hand_over_banana import HAND_OVER_BANANA
 from clamp_jax.sim.tasks.hand_over_pen import HAND_OVER_PEN
 from clamp_jax.sim.tasks.laptop_close import LAPTOP_CLOSE
 from clamp_jax.sim.tasks.magnifier_in_caddy import MAGNIFIER_IN_CADDY
+from clamp_jax.sim.tasks.marker_remove_lid import MARKER_REMOVE_LID
 from clamp_jax.sim.tasks.mug_on_plate import MUG_ON_PLATE
 from clamp_jax.sim.tasks.pen_in_container import PEN_IN_CONTAINER
 from clamp_jax.sim.tasks.plate_on_rack import PLATE_ON_RACK
@@ -36,7 +37,7 @@ GEOMETRIES = ("primitive", "aloha_sim")
 
 _PAPER = (CAN_OPENER_IN_CADDY, SCREWDRIVER_IN_CADDY, PEN_IN_CONTAINER, MUG_ON_PLATE, PLATE_ON_RACK, DRAWER_OPEN)
 _NEAR = (MAGNIFIER_IN_CADDY, SCISSORS_IN_CADDY, BANANA_IN_BOWL, BOWL_ON_RACK, DRAWER_CLOSE)
-_FAR = (BLOCK_ON_MAT, STACK_BLOCKS, PUSH_CRATE, HAND_OVER_BANANA, HAND_OVER_PEN, LAPTOP_CLOSE)
+_FAR = (BLOCK_ON_MAT, STACK_BLOCKS, PUSH_CRATE, HAND_OVER_BANANA, HAND_OVER_PEN, LAPTOP_CLOSE, MARKER_REMOVE_LID)
 PAPER, NEAR, FAR = (tuple(task.name for task in group) for group in (_PAPER, _NEAR, _FAR))
 TASKS: dict[str, Task] = {task.name: task for task in _PAPER + _NEAR + _FAR}
 
