@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from clamp_jax.sim.distance import between_segments, sphere_to_box
+from clamp_jax.sim.distance import between_segments, segment_to_box, sphere_to_box
 
 
 def _by_search(one: np.ndarray, two: np.ndarray) -> float:
@@ -43,3 +43,27 @@ def test_spheres_and_boxes_of_any_pose():
             (centre + rotation @ local).astype(np.float32), 0.05, *(x.astype(np.float32) for x in (centre, rotation, half))
         )
         assert float(found) == pytest.approx(expected, abs=1e-5)
+
+
+def _to_box_by_search(segment: np.ndarray, half: np.ndarray) -> float:
+    """Least distance of a segment from a box: the best of many points on it, then of many round that one."""
+    low, high = 0.0, 1.0
+    for _ in range(6):
+        along = np.linspace(low, high, 201)
+        points = segment[0] + along[:, None] * (segment[1] - segment[0])
+        gaps = np.linalg.norm(np.maximum(np.abs(points) - half, 0), axis=1)
+        best, step = along[np.argmin(gaps)], along[1] - along[0]
+        low, high = max(best - step, 0.0), min(best + step, 1.0)
+    return gaps.min()
+
+
+def test_a_segment_is_as_far_from_a_box_as_a_search_finds():
+    rng = np.random.default_rng(5)
+    half, segments = np.array([0.011, 0.053, 0.02]), rng.uniform(-0.1, 0.1, (120, 2, 3))
+    segments[:15, 1, :2] = segments[:15, 0, :2]  # along an edge
+    segments[15:20, 1] = segments[15:20, 0]  # points
+    segments[20:30, 1] = -segments[20:30, 0]  # through the middle
+    found = np.asarray(jax.jit(jax.vmap(segment_to_box, in_axes=(0, None)))(segments.astype(np.float32), half.astype(np.float32)))
+    expected = np.array([_to_box_by_search(each, half) for each in segments])
+    assert 15 < (expected == 0).sum() < 60
+    np.testing.assert_allclose(found, expected, atol=2e-6)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 from scipy.optimize import linprog
@@ -12,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from clamp_jax.geometry.aloha import HOME_COMMAND, TABLE_TOP_Z
 from clamp_jax.sim import scene, tasks
 from clamp_jax.sim.engines import native
-from clamp_jax.sim.objects import dishes
+from clamp_jax.sim.experts import ik
+from clamp_jax.sim.objects import dishes, marker
 from clamp_jax.sim.objects import rack as rack_object
 from clamp_jax.sim.overlap import boxes_overlap
 from clamp_jax.sim.tasks import caddy, dining, placing
@@ -351,3 +353,73 @@ def test_blocks_crate_and_mat_start_apart():
         way = np.linalg.norm(qpos[:, first : first + 2] - qpos[:, second : second + 2], axis=1)
         assert way.min() >= least - 1e-6 and way.max() <= most + 1e-6, name
         assert np.ptp(qpos[:, first]) > 0.35 and np.ptp(qpos[:, first + 1]) > 0.28
+
+
+def test_the_marker_lies_anywhere_in_its_range_with_its_cap_on():
+    qpos, variant = _resets("marker_remove_lid")
+    place, yaw = qpos[:, 16:18], 2 * np.arctan2(qpos[:, 22], qpos[:, 19])
+    assert place.min() >= -0.2 and place.max() <= 0.225 and np.ptp(place, axis=0).min() > 0.41 and np.ptp(yaw) > 6 and not variant.any()
+    along = np.stack([-np.sin(yaw), np.cos(yaw)], 1)
+    np.testing.assert_allclose(qpos[:, 23:25], place + 0.067 * along, atol=1e-6)
+    np.testing.assert_array_equal(qpos[:, 25:30], qpos[:, 18:23])
+    np.testing.assert_allclose(qpos[:, 18], TABLE_TOP_Z + 0.0109, atol=1e-6)
+
+
+def _parted(*, beside: float = 0.0, ahead: float = 0.0, cap_up: float = 0.0, marker_up: float = 0.0) -> np.ndarray:
+    """A marker along y and its cap: 7 cm beside, or `beside` (m) between their sides, or `ahead` (m) beyond the body's end."""
+    qpos = _put(_resets("marker_remove_lid")[0][0], 16, (0.0, 0.0, TABLE_TOP_Z + 0.0109 + marker_up))
+    x, y = (0.0, 0.07285 + 0.01385 + ahead) if ahead else ((beside or 0.07) + 0.0218, 0.0)  # the body ends at .05315 + .0197
+    return _put(qpos, 23, (x, y, TABLE_TOP_Z + 0.0109 + cap_up))
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    (
+        ({}, True),
+        ({"beside": 0.0501}, True),
+        ({"beside": 0.0499}, False),
+        ({"ahead": 0.0501}, True),
+        ({"ahead": 0.0499}, False),
+        ({"cap_up": 0.0009}, True),
+        ({"cap_up": 0.0011}, False),
+        ({"marker_up": 0.0009}, True),
+        ({"marker_up": 0.0011}, False),
+    ),
+)
+def test_the_marker_succeeds_apart_from_its_cap_both_on_the_table(where, expected):
+    qpos = _parted(**where)
+    assert _succeeds("marker_remove_lid", qpos) is expected
+    assert not _succeeds("marker_remove_lid", qpos, {17: 1.01e-3}) and not _succeeds("marker_remove_lid", qpos, {22: -1.01e-3})
+    assert _succeeds("marker_remove_lid", qpos, {19: 1.0}) is expected  # turning is no motion
+
+
+def test_a_cap_that_stands_on_its_end_is_on_the_table():
+    qpos = _put(_parted(), 23, (0.1, 0.0, TABLE_TOP_Z + marker.CAP_HALF), _about((1, 0, 0), np.pi / 2))
+    assert _succeeds("marker_remove_lid", qpos)
+
+
+def _to_fingers(qpos: np.ndarray) -> float:
+    """Metres from marker and cap to the nearest finger, MuJoCo's."""
+    model = scene.build("marker_remove_lid").model
+    data, boxes = mujoco.MjData(model), model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
+    data.qpos[:] = qpos
+    mujoco.mj_kinematics(model, data)
+    things = np.flatnonzero(boxes & np.isin(model.geom_bodyid, [model.body(name).id for name in ("marker", "cap")]))
+    pads = [model.geom(f"{side}/{finger}_finger_pad").id for side in ("left", "right") for finger in ("left", "right")]
+    return min(mujoco.mj_geomDistance(model, data, pad, thing, 1.0, None) for pad in pads for thing in things)
+
+
+@pytest.mark.parametrize(("thing", "y", "half"), (("cap", 0.0, 0.0109), ("barrel", 0.04, 0.0109), ("plug", 0.068, 0.006)))
+@pytest.mark.parametrize("side", ("left", "right"))
+def test_a_marker_that_a_finger_touches_is_not_let_go(side, thing, y, half):
+    """Open fingers, straight down, the outside of one of them beside cap, barrel or plug."""
+    found, start, outside = [], 8 * ("left", "right").index(side), 0.03 - 0.0079 + 0.014
+    for gap in (0.0007, 0.0013):
+        qpos = _parted(beside=0.12)
+        qpos[start + 6 : start + 8] = 0.03
+        x = qpos[23] - half - gap - outside if thing == "cap" else half + gap + outside
+        target = ik.tool_pose((x, y, TABLE_TOP_Z + 0.004), (0, 0, -1), (1 if side == "left" else -1, 0, 0))
+        qpos[start : start + 6] = ik.solve(side, target)
+        assert _to_fingers(qpos) == pytest.approx(gap, abs=2.5e-4)
+        found.append(_succeeds("marker_remove_lid", qpos))
+    assert found == [False, True]

@@ -14,7 +14,7 @@ from clamp_jax.sim.robot import FINGER_RADIUS, FINGER_SPAN, FINGERTIPS_MEET
 
 def finger_segments(qpos: Float[ArrayLike, " q"]) -> Float[Array, "4 2 3"]:
     """Ends (m, in the world) of the centre lines of the left arm's left and right finger, then the right arm's; they have
-    robot.FINGER_RADIUS. qpos: of a scene, robot first; ours alone, the public simulator's fingers are meshes.
+    robot.FINGER_RADIUS. To .1 mm. qpos: of a scene, robot first; ours alone, the public simulator's fingers are meshes.
     """
     qpos = jnp.asarray(qpos)
     bases = jnp.stack([pose(np.float32(pos), np.float32(quat)) for pos, quat in (aloha.BASES[side] for side in aloha.SIDES)])
@@ -22,8 +22,8 @@ def finger_segments(qpos: Float[ArrayLike, " q"]) -> Float[Array, "4 2 3"]:
 
 
 def _in_gripper(qpos: Array) -> Float[Array, "2 4 3"]:
-    """The same ends in each arm's gripper_link, finger after finger; the left finger is on the side of y."""
+    """The same ends in each arm's gripper_link, finger after finger; the right finger is on the side of y."""
     off = qpos[:16].reshape(2, 8)[:, 6:] - FINGERTIPS_MEET + FINGER_RADIUS
-    y = jnp.repeat(off * jnp.array([1.0, -1.0], off.dtype), 2, axis=1)
+    y = jnp.repeat(off * jnp.array([[-1.0, 1.0]], off.dtype), 2, axis=1)
     x = jnp.tile(jnp.array(FINGER_SPAN, off.dtype), (2, 2))
     return jnp.stack([x, y, jnp.zeros_like(x)], axis=-1)

@@ -145,10 +145,18 @@ def pick(script: motion.Script, at: np.ndarray, how: Grasp, style: Style) -> mot
 
 def place(script: motion.Script, at: np.ndarray, half_width: float, style: Style) -> motion.Script:
     """Carry a thing over where it is to be, lower it, let it go, draw back the way the tool points and go home."""
-    over = raised(at, style.lift)
-    way = float(np.linalg.norm(over[:3, 3] - script.pose[:3, 3]))
-    turned = float(np.linalg.norm(ik.rotation_vector((over[:3, :3] @ script.pose[:3, :3].T)[None])[0]))
-    script.reach(over, 0.8 + max(way / SPEED, turned / TURN_SPEED), hold_s=0.1)
+    return lay_down(bring(script, raised(at, style.lift)), at, half_width)
+
+
+def bring(script: motion.Script, to: np.ndarray) -> motion.Script:
+    """Carry what is held until the gripper site is at a pose (4, 4)."""
+    way = float(np.linalg.norm(to[:3, 3] - script.pose[:3, 3]))
+    turned = float(np.linalg.norm(ik.rotation_vector((to[:3, :3] @ script.pose[:3, :3].T)[None])[0]))
+    return script.reach(to, 0.8 + max(way / SPEED, turned / TURN_SPEED), hold_s=0.1)
+
+
+def lay_down(script: motion.Script, at: np.ndarray, half_width: float) -> motion.Script:
+    """Lower what is held, let it go, draw back the way the tool points and go home."""
     script.slide(at, 0.9, hold_s=0.2)
     script.grip(min(1.0, gripper(half_width) + _RELEASE), 0.4, hold_s=0.1)
     script.slide(drawn_back(at, 0.07), 0.6)

@@ -1,5 +1,6 @@
 """Joint targets at 50 Hz out of waypoints: minimum-jerk moves, rounded corners, gravity and damping fed forward."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -59,6 +60,18 @@ class Script:
         joints = aloha.HOME[:6]
         return self._add(joints[None], ik.forward(self.side, joints[None])[0][0], seconds, gripper=0.0, hold_s=hold_s)
 
+    def wait_for(self, other: "Script") -> "Script":
+        """Stay until the other arm's script is where it is now; no change if it is not behind it."""
+        missing = other.ticks - self.ticks
+        if missing > 0:
+            self.moves.append(Move(self.joints[None], self.gripper, missing / CONTROL_HZ))
+        return self
+
+    @property
+    def ticks(self) -> int:
+        """How many commands the moves take so far."""
+        return sum(_ticks(move) for move in self.moves)
+
     def _add(self, path: np.ndarray, pose: np.ndarray, seconds: float, gripper: float | None = None, hold_s: float = 0.0) -> "Script":
         self.gripper = self.gripper if gripper is None else gripper
         seconds = max(seconds / self.tempo, shortest(np.concatenate([self.joints[None], path])))
@@ -91,6 +104,10 @@ def minimum_jerk(steps: int) -> np.ndarray:
     return t**3 * (10 - 15 * t + 6 * t**2)
 
 
+def _ticks(move: Move) -> int:
+    return max(round(move.seconds * CONTROL_HZ), 1) + round(move.hold_s * CONTROL_HZ)
+
+
 def trajectory(start: np.ndarray, moves: list[Move]) -> tuple[np.ndarray, np.ndarray]:
     """Planned joints (t, 6) rad and gripper (t,) at 50 Hz that follow `moves` from `start` (7,), joints and gripper."""
     joints, gripper = [start[None, :6]], [start[6:7]]
@@ -120,6 +137,14 @@ def commands(model: mujoco.MjModel, script: Script, qpos0: np.ndarray) -> np.nda
     actions[:, first : first + 6] = joints + feedforward(model, script.side, qpos0, joints)
     actions[:, first + 6] = gripper
     return np.clip(actions, *aloha.WORKING_RANGE.T).astype(np.float32)
+
+
+def together(model: mujoco.MjModel, scripts: Sequence[Script], qpos0: np.ndarray) -> np.ndarray:
+    """Actions (t, 14) float32 of both arms' scripts, begun at the same time; the one that ends first holds its last command."""
+    arms = {script.side: commands(model, script, qpos0) for script in scripts}
+    length = max(map(len, arms.values()))
+    held = {side: np.concatenate([rows, np.repeat(rows[-1:], length - len(rows), axis=0)]) for side, rows in arms.items()}
+    return np.concatenate([held[side][:, 7 * i : 7 * i + 7] for i, side in enumerate(aloha.SIDES)], axis=1)
 
 
 def feedforward(model: mujoco.MjModel, side: str, qpos0: np.ndarray, joints: np.ndarray) -> np.ndarray:
