@@ -10,7 +10,7 @@ import pytest
 from clamp_jax.geometry import aloha
 from clamp_jax.sim import experts, scene, tasks
 from clamp_jax.sim.engines.native import Engine
-from clamp_jax.sim.experts import ik, motion
+from clamp_jax.sim.experts import clearance, ik, motion
 from clamp_jax.sim.robot import control
 from clamp_jax.sim.tasks.drawer_open import BOX_QPOS
 
@@ -152,3 +152,54 @@ def test_plan_refuses_what_it_cannot_do():
     qpos0[BOX_QPOS] = 3.0
     with pytest.raises(experts.PlanError, match="no arm reaches the bottom drawer: right arm"):
         experts.plan(task, built, qpos0, 0, 0)
+
+
+def _there_and_back(side, qpos0, tempo):
+    """An arm's script: forward over the table and home."""
+    sign = 1 if side == "right" else -1
+    script = motion.Script(side, qpos0, tempo=tempo)
+    script.reach(ik.tool_pose((0.2 * sign, 0.1, 0.15), (0, 0, -1), (0, -sign, 0)), 1.03, hold_s=0.11)
+    return script
+
+
+def test_a_script_waits_until_the_other_is_there():
+    _, _, _, reset = _setup("marker_remove_lid")
+    qpos0 = np.asarray(reset(jax.random.key(0))[0])
+    slow, quick = _there_and_back("left", qpos0, 0.5), _there_and_back("right", qpos0, 1.1)
+    lengths = [len(motion.trajectory(script.start, script.moves)[0]) for script in (slow, quick)]
+    assert [slow.ticks, quick.ticks] == [length - 1 for length in lengths] and quick.ticks < slow.ticks
+    joints, gripper, ticks = quick.joints, quick.gripper, slow.ticks
+    assert slow.wait_for(quick).ticks == ticks and quick.wait_for(slow).ticks == ticks
+    path, fingers = motion.trajectory(quick.start, quick.moves)
+    np.testing.assert_array_equal(fingers[lengths[1] - 1 :], gripper)
+    np.testing.assert_allclose(path[lengths[1] + 4 :], np.tile(joints, (len(path) - lengths[1] - 4, 1)))
+
+
+def test_together_is_each_arm_by_itself():
+    _, built, _, reset = _setup("marker_remove_lid")
+    qpos0 = np.asarray(reset(jax.random.key(0))[0], float)
+    left, right = _there_and_back("left", qpos0, 1.1), _there_and_back("right", qpos0, 0.9).home(1.0)
+    alone = [motion.commands(built.model, script, qpos0) for script in (left, right)]
+    for scripts in ((left, right), (right, left)):
+        found = motion.together(built.model, scripts, qpos0)
+        assert len(found) == len(alone[1]) > len(alone[0])
+        np.testing.assert_array_equal(found[:, 7:], alone[1][:, 7:])
+        np.testing.assert_array_equal(found[: len(alone[0]), :7], alone[0][:, :7])
+        np.testing.assert_array_equal(found[len(alone[0]) :, :7], np.tile(alone[0][-1, :7], (len(found) - len(alone[0]), 1)))
+
+
+def test_room_between_the_arms_is_that_of_their_fingers_or_the_most_asked_for():
+    """Both grippers straight down with fingers in one line: between the middles of the grippers, less what the fingers take."""
+    _, built, _, reset = _setup("marker_remove_lid")
+    qpos0 = np.asarray(reset(jax.random.key(0))[0], float)
+    scripts = []
+    for side, x in (("left", -0.12), ("right", 0.12)):
+        site = ik.tool_pose((x, 0.1, 0.15), (0, 0, -1), (1, 0, 0))
+        scripts.append(motion.Script(side, qpos0).reach(site, 1.0, gripper=1.0))
+    fingers = 2 * (aloha.GRIPPER_OPEN_M - 0.0079 + 0.014)
+    assert clearance.between_arms(built.model, scripts, 0.3) <= 0.24 - fingers + 1e-3
+    assert clearance.between_arms(built.model, scripts, 0.02) == 0.02
+    lone = motion.Script("left", qpos0).reach(ik.tool_pose((-0.2, 0.1, 0.15), (0, 0, -1), (0, 1, 0)), 1.0)
+    assert clearance.between_arms(built.model, [lone], 0.05) == 0.05
+    met = [motion.Script(side, qpos0).reach(ik.tool_pose((0, 0, 0.15), (x, 0, -1), (0, x, 0)), 1.0) for side, x in (("left", 1), ("right", -1))]
+    assert clearance.between_arms(built.model, met, 0.05) == clearance.between_arms(built.model, met[::-1], 0.05) < 0.01

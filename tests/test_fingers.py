@@ -21,7 +21,8 @@ def test_fingers_are_where_mujoco_has_their_capsules():
         axis, half = data.geom_xmat[pads].reshape(4, 3, 3)[:, :, 2], model.geom_size[pads, 1, None]
         expected = np.stack([data.geom_xpos[pads] - half * axis, data.geom_xpos[pads] + half * axis], axis=1)
         found = np.asarray(segments(data.qpos.astype(np.float32)))
-        np.testing.assert_allclose(_ordered(found), _ordered(expected), atol=1.2e-4)  # the published model turns the fingers' frame by 1.57, not by half of pi
+        # the published model turns the fingers' frame by 1.57, not by half of pi
+        np.testing.assert_allclose(_ordered(found), _ordered(expected), atol=1.2e-4)
 
 
 def _ordered(segments: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def _first(attempts: Iterable[Callable[[], Scripts]]) -> Scripts:
     raise reason or ik.IKError("there is nothing to try")
 
 
-def _grasps(y: float, tilts: Sequence[float]) -> Iterator[carry.Grasp]:
+def _grasps(y: float, tilts: np.ndarray) -> Iterator[carry.Grasp]:
     """Grasps across marker or cap, the tool leaning along it, over the cap's end where a tilt is over 0."""
     for tilt, sign in itertools.product(tilts, (1.0, -1.0)):
         direction = np.cos(tilt) * carry.DOWN - np.sin(tilt) * _ALONG

@@ -18,9 +18,9 @@ CAP_Y, PLUG_Y = BARREL_HALF + CAP_HALF, BARREL_HALF + PLUG_HALF  # m, in the mar
 PLUG_RADIUS = 0.006  # m
 EDGE_RADIUS = 0.004  # m
 
-# Ours: eight spheres inside the cap squeeze the plug, two to each of its sides, by so much. Softer than what touches the table:
-# a stiff squeeze would turn a quick pull into 10 N, since a pyramidal cone answers speed with force. Measured: 2 to 4 N pull it
-# off at 6 cm/s, its own weight moves it by .04 mm/s.
+# Ours: eight spheres inside the cap squeeze the plug, two to each of its sides, by so much. Soft, since a pyramidal cone answers
+# speed with force where normals cannot give way: stiff as other contacts, the cap would stay on against 10 N. Measured, the
+# marker held: its own weight moves the cap by .04 mm/s, 1 N by 4 mm/s, and 3 N pull it off in a quarter of a second.
 _NUB_RADIUS, _SQUEEZE = 0.002, 0.0003  # m
 _NUBS_Y = (-0.008, 0.004)  # m, along the cap
 _FIT = {"condim": 3, "friction": (0.6, 0.6, 0.005, 0.0001, 0.0001), "solref": (-2000.0, -200.0), "solimp": (0.9, 0.9, 0.001, 0.5, 2.0)}
