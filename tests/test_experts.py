@@ -201,5 +201,6 @@ def test_room_between_the_arms_is_that_of_their_fingers_or_the_most_asked_for():
     assert clearance.between_arms(built.model, scripts, 0.02) == 0.02
     lone = motion.Script("left", qpos0).reach(ik.tool_pose((-0.2, 0.1, 0.15), (0, 0, -1), (0, 1, 0)), 1.0)
     assert clearance.between_arms(built.model, [lone], 0.05) == 0.05
-    met = [motion.Script(side, qpos0).reach(ik.tool_pose((0, 0, 0.15), (x, 0, -1), (0, x, 0)), 1.0) for side, x in (("left", 1), ("right", -1))]
+    poses = {side: ik.tool_pose((0, 0, 0.15), (x, 0, -1), (0, x, 0)) for side, x in (("left", 1), ("right", -1))}
+    met = [motion.Script(side, qpos0).reach(pose, 1.0) for side, pose in poses.items()]
     assert clearance.between_arms(built.model, met, 0.05) == clearance.between_arms(built.model, met[::-1], 0.05) < 0.01
