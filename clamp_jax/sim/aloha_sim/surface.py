@@ -6,11 +6,11 @@ import trimesh
 
 from clamp_jax.structs import Surface
 
-POINTS = 200_000  # of a scene
-NEAR = 4.0  # density of what wrist cameras see from near, objects and fingers, over that of arms and frame
+POINTS = 250_000  # of a scene
+NEAR = 3.0  # density of what wrist cameras see from near, objects and fingers, over that of arms and frame
 TABLE_MESH = "table_mesh_mapped"  # ray cast as a box instead
 _FAR_BODIES = ("world", "table", "base_link", "shoulder_link", "arm_link", "forearm_link", "wrist_link")  # ends of names
-OVERLAP = 1.1  # half size of a point over the mean way to the next: of points at random 1 in 100 places is left bare
+OVERLAP = 1.0  # half size of a point over the mean way to the next: of points at random 2 in 100 places would be bare
 _DRAWN = 3  # so many points are drawn for one that is kept, at first: much of a robot's meshes is inside
 _SIDES = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) != (0, 0, 0)]  # from which a body is looked at
 
@@ -26,10 +26,24 @@ def surface_of(model: mujoco.MjModel, points: int = POINTS) -> Surface:
     ends = np.round(_DRAWN * points * np.cumsum(weights) / weights.sum()).astype(int)
     parts = [_sample(model, geom, meshes[geom], count) for geom, count in zip(geoms, np.diff(ends, prepend=0).tolist(), strict=True)]
     drawn = Surface(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    seen = np.flatnonzero(_seen(drawn))
-    kept = np.sort(np.random.default_rng(0).choice(seen, points, replace=len(seen) < points))
-    drawn = drawn._replace(radius=drawn.radius * np.float32(OVERLAP * np.sqrt(len(seen) / points)))
-    return Surface(*(column[kept] for column in drawn))
+    outside = _seen(drawn)
+    seen = Surface(*(column[outside] for column in drawn))
+    kept = _even(seen, points)
+    seen = seen._replace(radius=seen.radius * np.float32(OVERLAP * np.sqrt(len(seen.body) / points)))
+    return Surface(*(column[kept] for column in seen))
+
+
+def _even(seen: Surface, count: int) -> np.ndarray:
+    """Which `count` points to keep, evenly spread: one in each cube, of the size at which there are nearly as many; then any."""
+    scaled, low, high, best = seen.point / seen.radius[:, None], 0.1, 4.0, np.zeros(0, np.int64)
+    for _ in range(10):
+        size = (low + high) / 2
+        cubes = np.floor(scaled / size).astype(np.int64) + 2**15
+        found = np.unique(((seen.body * 2**16 + cubes[:, 0]) * 2**16 + cubes[:, 1]) * 2**16 + cubes[:, 2], return_index=True)[1]
+        low, high, best = (size, high, best) if len(found) > count else (low, size, found)
+    others = np.setdiff1d(np.arange(len(seen.body)), best)
+    more = np.random.default_rng(0).choice(others, count - len(best), replace=len(others) < count - len(best))
+    return np.sort(np.concatenate([best, more]))
 
 
 def _density(model: mujoco.MjModel, geom: int) -> float:
