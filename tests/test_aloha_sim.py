@@ -212,6 +212,7 @@ def ray_depth(built: scene.Scene, qpos: np.ndarray, calibration, size: int) -> n
     return np.array(found)
 
 
+@pytest.mark.timeout(300)  # points on real meshes, and what sees them is compiled
 def test_the_cameras_see_what_rays_meet(aloha_sim_assets):
     """Points are 1.5 to 4 mm apart and as wide, so edges of things are off by that; else depth is that of the meshes."""
     size, built, task = 64, scene.build("can_opener_in_caddy", "aloha_sim"), tasks.get("can_opener_in_caddy", "aloha_sim")
@@ -229,6 +230,7 @@ def test_the_cameras_see_what_rays_meet(aloha_sim_assets):
     assert (rgb[..., 2] > rgb[..., 0] + 60).sum() > 5  # the blue caddy
 
 
+@pytest.mark.timeout(300)  # points on real meshes, and what sees them is compiled
 def test_generated_states_become_images(aloha_sim_assets, tmp_path):
     variety = randomise.variety("random", 2, "aloha_sim")
     made = next(found for seed in range(5) if (found := generate.attempt_episode("drawer_open", seed, variety).episode) is not None)
