@@ -10,7 +10,6 @@ from clamp_jax.sim.experts import motion
 
 _LINKS = ("upper_forearm_link", "lower_forearm_link", "wrist_link", "gripper_link", "gripper_base", "left_finger_link", "right_finger_link")
 _EVERY = 8  # ticks
-_NEAR_M = 0.25  # m between the middles of two shapes beyond which they are not looked at; none has a radius over half of it
 
 
 def between_arms(model: mujoco.MjModel, scripts: Sequence[motion.Script], least_m: float) -> float:
@@ -20,11 +19,12 @@ def between_arms(model: mujoco.MjModel, scripts: Sequence[motion.Script], least_
     """
     data, found = mujoco.MjData(model), least_m
     shapes = [_shapes(model, side) for side in SIDES]
+    radii = model.geom_rbound[shapes[0]][:, None] + model.geom_rbound[shapes[1]][None]
     for qpos in planned(scripts):
         data.qpos[:16] = qpos
         mujoco.mj_kinematics(model, data)
         middles = [data.geom_xpos[each] for each in shapes]
-        close = np.argwhere(np.linalg.norm(middles[0][:, None] - middles[1][None], axis=-1) < _NEAR_M)
+        close = np.argwhere(np.linalg.norm(middles[0][:, None] - middles[1][None], axis=-1) < radii + least_m)
         found = min([found, *(mujoco.mj_geomDistance(model, data, shapes[0][i], shapes[1][k], found, None) for i, k in close)])
     return found
 

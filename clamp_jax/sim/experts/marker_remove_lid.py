@@ -52,7 +52,7 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
 
 
 def _first(attempts: Iterable[Callable[[], Scripts]]) -> Scripts:
-    """What the first attempt within reach gives; raises the first ik.IKError where none is."""
+    """What the first attempt within reach gives; raises the first one's error where none is."""
     reason = None
     for attempt in attempts:
         try:
@@ -74,7 +74,7 @@ def _from(scene: Scene, qpos0: np.ndarray, marker: np.ndarray, sides: tuple[str,
     holder, puller = (motion.Script(side, qpos0, tempo=manner.style.tempo) for side in sides)
     carry.pick(holder, marker @ hold.pose, hold, manner.style)
     goals = _goals(sides[0], manner.middle)
-    return _first(functools.partial(_before, scene, (holder, puller.wait_for(holder)), hold, goal, manner) for goal in goals)
+    return _first(functools.partial(_before, scene, (holder, puller), hold, goal, manner) for goal in goals)
 
 
 def _goals(side: str, middle: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,4 +1,7 @@
-"""Marker Remove Lid: pull the cap off a marker and lay both down. The reset is the public simulator's, and so is success."""
+"""Marker Remove Lid: pull the cap off a marker and lay both down.
+
+Range of the reset and success are the public simulator's; that the yaw is any and that nothing may move at the end are ours.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +29,7 @@ from clamp_jax.sim.robot import FINGER_RADIUS
 from clamp_jax.sim.tasks.base import HOME_QPOS, Task
 from clamp_jax.sim.tasks.placing import free_pose, standing, still
 
-LOW_M, HIGH_M = -0.2, 0.225  # the marker's x and y; any yaw, which is ours
+LOW_M, HIGH_M = -0.2, 0.225  # the marker's x and y
 APART_M = 0.05  # the cap is off beyond it
 MARKER_QPOS, CAP_QPOS, MARKER_QVEL, CAP_QVEL = 16, 23, 16, 22
 # The boxes that fingers meet: of the marker its barrel and plug, of the cap itself. Centre along y, half sizes (m).
@@ -88,5 +91,4 @@ MARKER_REMOVE_LID = Task(
     build=add_marker,
     reset=reset,
     success=success,
-    contact_slots=24,
 )
