@@ -29,6 +29,14 @@ FAMILIES = ("screwdriver_in_caddy", "pen_in_container", "plate_on_rack", "drawer
 REST_M = 0.004  # collision pieces are not the boxes that resets are made by
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """Real scenes are large: those of the other files need no room for them."""
+    yield
+    scene.build.cache_clear()
+    scene._surface.cache_clear()
+
+
 def reset(task, seed: int):
     return jax.jit(task.reset)(jax.random.key(seed))
 

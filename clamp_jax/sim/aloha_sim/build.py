@@ -43,6 +43,7 @@ def load_cell(folder: Path) -> mujoco.MjSpec:
     """
     spec = mujoco.MjSpec.from_file(str(assets.require(folder, assets.SCENE)))
     drop_missing_meshes(spec)
+    drop_unseen_textures(spec)
     table, box = spec.body("table"), spec.geom("table")
     top = table.pos[2] + box.pos[2] + box.size[2]
     table.pos = table.pos + [0, 0, aloha.TABLE_TOP_Z - top]
@@ -64,6 +65,17 @@ def drop_missing_meshes(spec: mujoco.MjSpec) -> list[str]:
     for mesh in missing:
         spec.delete(mesh)
     return names
+
+
+def drop_unseen_textures(spec: mujoco.MjSpec) -> None:
+    """Take out the maps of normals and roughness: neither our cameras nor MuJoCo's renderer look at them, and they are large."""
+    colour, unseen = int(mujoco.mjtTextureRole.mjTEXROLE_RGB), set()
+    for material in spec.materials:
+        names = list(material.textures)
+        unseen |= {name for role, name in enumerate(names) if name and role != colour}
+        material.textures = [name if role == colour else "" for role, name in enumerate(names)]
+    for texture in [texture for texture in spec.textures if texture.name in unseen]:
+        spec.delete(texture)
 
 
 def set_physics(spec: mujoco.MjSpec) -> None:
@@ -111,6 +123,7 @@ def load_object(folder: Path, model: Model) -> mujoco.MjSpec:
     """A model's spec without a joint of its own; where its visual mesh is absent its collision pieces are shown, and weigh."""
     child = mujoco.MjSpec.from_file(str(assets.require(folder, model.file)))
     missing = drop_missing_meshes(child)
+    drop_unseen_textures(child)
     body = child.worldbody.first_body()
     body.pos, body.quat = (0, 0, 0), (1, 0, 0, 0)  # some hang 0.1 m up, to be dropped
     child.delete(body.joints[0])
