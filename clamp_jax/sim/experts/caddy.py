@@ -38,10 +38,13 @@ _PRIMITIVE = {
     "scissors": Manner(1, (-0.012, 0.002), 0.0, 0.012, across=0.039, point=-1.0, lean=np.radians(33.0), reach=0.035),
 }
 # The real caddy has a floor 12 mm thick, round corners and room for a tool or for open fingers, not for both: what lies is
-# dropped from the rim. The real screwdriver is all handle: point down it falls out again, so the handle goes in first.
+# dropped from the rim. The real screwdriver is all handle: point down it falls out again, so the handle goes in first. The
+# magnifier's lens is wider than a compartment: it leans on the rim, the handle in the caddy.
 _REAL = {
     "can_opener": Manner(0, (-0.020, -0.010), 0.004, 0.021, across=0.042, drop=0.060, spread=0.004),
-    "magnifier": Manner(0, (0.004, 0.014), 0.0, 0.012, across=0.042, drop=0.060, spread=0.004),
+    "magnifier": Manner(
+        0, (0.004, 0.014), 0.0, 0.012, across=0.045, point=1.0, lean=np.radians(55.0), reach=0.020, clear=0.026, spread=0.004
+    ),
     "screwdriver": Manner(
         0, (-0.005, 0.010), 0.0, 0.0055, across=0.042, point=-1.0, lean=np.radians(35.0), reach=0.045, clear=0.036, spread=0.004
     ),

@@ -15,7 +15,7 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     del variant
     container, held = (carry.free_pose(qpos0, start) for start in (CONTAINER_QPOS, THING_QPOS))
     spot = carry.clear_spot([(*container[:2, 3], DISHES[CONTAINERS[thing]].rim)]) + rng.uniform(-0.015, 0.015, 2)
-    options, relay = {"banana": banana_in_bowl, "pen": pen_in_container}[thing].options(container, spot, rng)
+    options, relay = {"banana": banana_in_bowl, "pen": pen_in_container}[thing].options(container, spot, rng, scene.geometry)
     reason = None
     for lift in _LIFTS[thing]:
         try:

@@ -16,15 +16,18 @@ def plan(scene: Scene, qpos0: np.ndarray, variant: int, rng: np.random.Generator
     del variant
     pen, cup = laid_table.poses(qpos0, "pen", "cup")
     style = carry.Style.draw(rng, lift=_LIFT)
-    into_cup, relay = options(cup, laid_table.clear_spot(qpos0, "pen"), rng)
+    into_cup, relay = options(cup, laid_table.clear_spot(qpos0, "pen"), rng, scene.geometry)
     try:
         return carry.commands(scene, qpos0, pen, into_cup, style, relay=relay)
     except motion.PlanError:  # at the edge of an arm's reach
         return carry.commands(scene, qpos0, pen, into_cup, style._replace(lift=style.lift - 0.05), relay=relay)
 
 
-def options(cup: np.ndarray, spot: np.ndarray, rng: np.random.Generator) -> tuple[list[carry.Option], list[carry.Option]]:
+def options(
+    cup: np.ndarray, spot: np.ndarray, rng: np.random.Generator, geometry: str
+) -> tuple[list[carry.Option], list[carry.Option]]:
     """Ways to bring a pen into a cup (4, 4), and to lay it down at a spot (2,) m."""
+    del geometry  # both pens are alike
     offset, into = rng.uniform(0.045, 0.060), []
     for tilt in np.radians((0.0, 20.0, 40.0)):
         for end in (1.0, -1.0):  # which end of the pen is to be the upper one
