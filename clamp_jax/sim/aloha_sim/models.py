@@ -1,7 +1,8 @@
 """Which model stands for each object, and where its frame is put: as in the primitive scenes.
 
 Scales are those of the public simulator's tasks. `origin` was measured on the collision pieces: a tool's frame is in the middle of
-them, a dish's at its axis on its bottom, a container's in the middle of its bottom.
+them, a dish's at its axis on its bottom, the rack's in the middle of its bottom. The caddy and the jewelry box keep the published frame,
+in which compartments and drawers are told.
 """
 
 from typing import NamedTuple
