@@ -11,10 +11,12 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from clamp_jax import checkpoint, diffusion
+from clamp_jax import checkpoint, diffusion, parallel
 from clamp_jax.data.transforms import denormalise
 from clamp_jax.geometry.aloha import WORKING_RANGE
-from clamp_jax.steps import Networks, embed, make_networks, see
+from clamp_jax.models import folding
+from clamp_jax.networks import Networks, make_networks
+from clamp_jax.steps import ablate, embed, see
 from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Capacity, Observation
 
 DDIM_STEPS = 10  # usual at inference are 10 to 16 (ours)
@@ -43,7 +45,8 @@ def make_policy(networks: Networks, *, steps: int = DDIM_STEPS) -> Act:
         # the subsample of the cloud is the same each time: what a policy does must not depend on hidden randomness
         inputs = see(networks, one, jax.random.key(0)[None])
         variables = {"params": params["policy"]}
-        memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embed(networks, params, inputs), method="encode")
+        embeddings = ablate(networks, embed(networks, params, inputs), parallel.GLOBAL)
+        memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embeddings, method="encode")
 
         def denoise(noisy: Array, timestep: Array) -> Array:
             return networks.policy.apply(variables, memory, noisy, timestep, method="denoise")
@@ -75,17 +78,35 @@ def check_shapes(networks: Networks, observation: Observation, noise: ArrayLike)
         raise ValueError(f"noise has shape {np.shape(noise)}, the policy takes ({CHUNK}, {ACTION_DIM}): one row a future command")
 
 
-def load_policy(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:
-    """The policy of a run's folder with its averaged weights; `step` of the checkpoint defaults to the newest.
+def load_run(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:
+    """The networks of a run's folder with their averaged weights; `step` of the checkpoint defaults to the newest.
 
     Raises CheckpointError for a damaged checkpoint, ValueError when its normalisation is not this program's.
     """
     loaded = checkpoint.load_params(run, step=step)
     check_working_range(loaded.statistics)
     config = loaded.config
-    sections = {name: config[name] for name in ("model", "views", "sensor", "variant")}
+    sections = {name: config[name] for name in ("model", "views", "sensor", "variant", "ablation") if name in config}
     networks = make_networks(**sections, capacity=Capacity(**config["data"]["capacity"]))
     return RunPolicy(make_policy(networks, steps=steps), loaded.params, networks, loaded)
+
+
+def load_policy(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:
+    """The policy of a run's folder as it is deployed (`fold`); raises what `load_run` raises."""
+    return fold(load_run(run, step=step, steps=steps), steps=steps)
+
+
+def fold(run: RunPolicy, *, steps: int = DDIM_STEPS) -> RunPolicy:
+    """The deployed policy: frozen encoders with P folded in, no text, and the working ranges inside; its actions are the run's.
+
+    Evaluation, export and a robot all use this one.
+    """
+    networks, params = run.networks, {"policy": jax.tree.map(jnp.asarray, run.params["policy"])}
+    if networks.clamp is not None:
+        clamp, params["clamp"] = folding.fold_clamp(networks.clamp, jax.tree.map(jnp.asarray, run.params["clamp"]))
+        networks = networks._replace(clamp=clamp)
+    networks = networks._replace(policy=folding.inference_policy(networks.policy))
+    return RunPolicy(make_policy(networks, steps=steps), params, networks, run.loaded)
 
 
 def check_working_range(statistics: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ class Reduction(NamedTuple):
     pair: Callable[..., tuple[Array, Array]]  # (x (b,d), y (b,d), log_scale, bias) -> (sigmoid loss, in-batch top-1)
     mean: Callable[[Any], Any]  # tree of means over this device's rows -> tree of means over the global batch's
     each: Callable[..., Any]  # (function of one example, *batched trees) -> batched result; no gradient goes through it
+    shift: Callable[[Array], Array]  # rows of the global batch -> each row's neighbour's, in the order in which devices hold them
 
 
 def mesh(devices: list | None = None) -> Mesh:
@@ -164,9 +165,18 @@ def _each_on(on: Mesh, function: Callable, *trees: Any) -> Any:
     return jax.shard_map(functools.partial(batching.each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
 
 
+def _shift_over_axis(axis: str, x: Array) -> Array:
+    """Every row takes the place of the next, and each device's last one that of the next device's first."""
+    count = jax.lax.axis_size(axis)
+    last = jax.lax.ppermute(x[-1:], axis, [(device, (device + 1) % count) for device in range(count)])
+    return jnp.concatenate([last, x[:-1]])
+
+
 def over_axis(axis: str) -> Reduction:
     """The reductions of a step whose rows are split over a named axis."""
-    return Reduction(functools.partial(_pair_over_axis, axis), functools.partial(jax.lax.pmean, axis_name=axis), batching.each)
+    mean, shift = functools.partial(jax.lax.pmean, axis_name=axis), functools.partial(_shift_over_axis, axis)
+    return Reduction(functools.partial(_pair_over_axis, axis), mean, batching.each, shift)
 
 
-GLOBAL = Reduction(_pair_global, lambda tree: tree, batching.each)  # the step sees the whole batch
+# The step sees the whole batch.
+GLOBAL = Reduction(_pair_global, lambda tree: tree, batching.each, lambda x: jnp.roll(x, 1, axis=0))

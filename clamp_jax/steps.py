@@ -5,7 +5,8 @@ the policy alone, from stage (i)'s weights. `Networks` holds all that is static;
 {"clamp": ..., "policy": ...}, of which a variant without encoders has "policy" alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,52 +16,13 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from clamp_jax import diffusion, observe, optim, parallel
 from clamp_jax.data.transforms import normalise
-from clamp_jax.models import presets
-from clamp_jax.models.clamp import PAIRS, Clamp
-from clamp_jax.models.policy_net import PolicyNet
-from clamp_jax.observe import SensorConfig
+from clamp_jax.models.attention import Encoded
+from clamp_jax.networks import Networks
 from clamp_jax.parallel import Reduction
-from clamp_jax.render.views import ViewConfig, default_views, orthographic_views
-from clamp_jax.structs import CAMERAS, Batch, Capacity, Observation, StateExample, TrainState
+from clamp_jax.structs import CAMERAS, Batch, Observation, StateExample, TrainState
 
-CAPACITY = Capacity()
 Metrics = dict[str, Array]
 Objective = Callable[[dict[str, Any]], tuple[Array, Metrics]]
-
-
-class Variant(NamedTuple):
-    """What a policy is given, and which stages it goes through: the paper's method and its baselines."""
-
-    encoders: bool  # image, action and text encoder exist, are trained in stage (i) and frozen in stage (ii)
-    embeddings: bool  # the policy has tokens for the image and the action embedding
-    sight: bool  # images and clouds are real; without it they and the embeddings are zeros
-    pretrained: bool  # stage (ii) begins with the policy of stage (i)
-
-
-VARIANTS = {
-    "clamp": Variant(encoders=True, embeddings=True, sight=True, pretrained=True),
-    "policy_pretrained": Variant(encoders=False, embeddings=False, sight=True, pretrained=True),
-    "scratch": Variant(encoders=False, embeddings=False, sight=True, pretrained=False),
-    "blind": Variant(encoders=False, embeddings=True, sight=False, pretrained=True),
-}
-
-
-class Networks(NamedTuple):
-    """All that is static about the networks and their input; hashable."""
-
-    clamp: Clamp | None  # None: the variant has no encoders
-    policy: PolicyNet
-    variant: Variant
-    sensor: SensorConfig
-    views: ViewConfig
-    embedding: int  # d, size of an embedding
-    text_length: int  # l, tokens of a sentence
-    draws: int  # (timestep, noise) pairs an encoded observation is used for in one step
-
-    @property
-    def schedule(self) -> diffusion.Schedule:
-        """The policy's noise schedule."""
-        return diffusion.squared_cosine(self.policy.config.diffusion_steps)
 
 
 class Spec(NamedTuple):
@@ -92,53 +54,30 @@ class Goals(NamedTuple):
     keys: Array  # (b,) for timesteps and noise
 
 
-def make_networks(*, model: Mapping, views: Mapping, sensor: Mapping, variant: str, capacity: Capacity = CAPACITY) -> Networks:
-    """The networks of a config's sections `model`, `views` and `sensor` and of a variant's name.
-
-    model: preset, overrides (pairs of a dotted path in the preset and a value). views: projection ("perspective" or
-    "orthographic"), points, voxel_m, radius_px, radius_m. sensor: the fields of SensorConfig (those that an older run's
-    section lacks are off) but its size, which is the preset's, and capacity, the slots of a simulated scene's geoms.
-    Raises ValueError for a name that does not exist.
-    """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant is {variant!r}; expected one of {', '.join(VARIANTS)}")
-    kind = VARIANTS[variant]
-    overrides = {path: _tuples(value) for path, value in model["overrides"]}
-    sizes = presets.override(presets.preset(model["preset"]), overrides)
-    sizes = sizes._replace(policy=sizes.policy._replace(use_embeddings=kind.embeddings))
-    clamp, policy = presets.build(sizes)
-    return Networks(
-        clamp=clamp if kind.encoders else None,
-        policy=policy,
-        variant=kind,
-        sensor=SensorConfig(height=sizes.camera_height, width=sizes.camera_width, capacity=capacity, **sensor),
-        views=make_views(sizes.view_size, **views),
-        embedding=sizes.clamp.embedding,
-        text_length=sizes.clamp.text.length,
-        draws=sizes.draws,
-    )
-
-
-def make_views(size: int, *, projection: str, points: int, radius_px: int, voxel_m: float = 0.0, radius_m: float = 0.0) -> ViewConfig:
-    """The virtual cameras of a config's section, which in older runs has no voxel_m and radius_m; ValueError for an unknown projection."""
-    kinds = {"perspective": default_views, "orthographic": orthographic_views}
-    if projection not in kinds:
-        raise ValueError(f"projection of the views is {projection!r}; expected one of {', '.join(kinds)}")
-    return kinds[projection](size)._replace(points=points, voxel_m=voxel_m, radius_px=radius_px, radius_m=radius_m)
-
-
 def make_optimiser(
-    rates: Mapping[str, float], *, steps: int, warmup: int, weight_decay: float, clip: float
+    rates: Mapping[str, float],
+    *,
+    steps: int,
+    warmup: int,
+    weight_decay: float,
+    clip: float,
+    frozen: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
     """AdamW with warm-up and cosine for each network by name, with its own peak learning rate and its own clipping.
 
-    Ours: the networks share no gradient, so a spike of one does not shrink the step of the other.
+    Ours: the networks share no gradient, so a spike of one does not shrink the step of the other. frozen: paths of
+    parameters that stay as they are, by the network's name.
     """
-    each = {
-        name: optim.adamw(optim.warmup_cosine(rate, warmup=warmup, steps=steps), weight_decay=weight_decay, clip=clip)
-        for name, rate in rates.items()
-    }
+    each = {}
+    for name, rate in rates.items():
+        schedule = optim.warmup_cosine(rate, warmup=warmup, steps=steps)
+        each[name] = optim.freeze(optim.adamw(schedule, weight_decay=weight_decay, clip=clip), frozen.get(name, ()))
     return optax.partition(each, {name: name for name in rates})
+
+
+def frozen_parts(networks: Networks) -> dict[str, tuple[str, ...]]:
+    """Paths of parameters that a stage that trains their network leaves alone: those of a text encoder that was loaded."""
+    return {"clamp": ("clamp/text",)} if networks.clamp is not None and networks.clamp.config.text_frozen else {}
 
 
 def init(spec: Spec, key: Array, batch: Batch) -> TrainState:
@@ -157,7 +96,7 @@ def init_params(networks: Networks, key: Array, batch: Batch) -> dict[str, Any]:
     inputs, goals = jax.eval_shape(lambda batch: prepare(networks, batch, parallel.GLOBAL), batch)
     inputs, tokens, actions = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), (inputs, goals.tokens, goals.actions))
     encoder_key, policy_key = jax.random.split(key)
-    embeddings = (jnp.zeros((1, networks.embedding)),) * 2 if networks.variant.embeddings else (None, None)
+    embeddings = (_nothing(networks, 1),) * 2 if networks.variant.embeddings else (None, None)
     params = {}
     if networks.clamp is not None:
         params["clamp"] = networks.clamp.init(encoder_key, inputs.views, inputs.past, inputs.past_mask, tokens)["params"]
@@ -172,7 +111,8 @@ def pretrain_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduct
 
     def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
         contrastive, embeddings, found = contrast(networks, params, inputs, goals, reduction)
-        loss = diffuse(networks, params["policy"], inputs, goals, jax.lax.stop_gradient(embeddings), reduction)
+        read = ablate(networks, jax.lax.stop_gradient(embeddings), reduction)
+        loss = diffuse(networks, params["policy"], inputs, goals, read, reduction)
         return contrastive + loss, found | {"loss/diffusion": loss}
 
     return _update(spec, state, objective, reduction)
@@ -182,7 +122,7 @@ def finetune_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduct
     """One step of stage (ii): the diffusion loss alone; the encoders are frozen and no gradient is taken through them."""
     networks = spec.networks
     inputs, goals = prepare(networks, batch, reduction)
-    embeddings = embed(networks, state.params, inputs)
+    embeddings = ablate(networks, embed(networks, state.params, inputs), reduction)
 
     def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
         loss = diffuse(networks, params["policy"], inputs, goals, embeddings, reduction)
@@ -234,27 +174,43 @@ def see(networks: Networks, observation: Observation, keys: Array, reduction: Re
     return Inputs(rgb, views, normalise(observation.joints), past, mask)
 
 
-def embed(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> tuple[Array, Array] | tuple[None, None]:
-    """Image and action embedding that the policy reads (b, d); zeros without sight, None where it has no tokens for them."""
+Embeddings = tuple[Encoded, Encoded] | tuple[None, None]  # of the image and of the action encoder
+
+
+def embed(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Embeddings:
+    """What image and action encoder give; zeros without sight, None where the policy reads nothing of them."""
     if not networks.variant.embeddings:
         return None, None
     if networks.clamp is None:
-        return (jnp.zeros((len(inputs.joints), networks.embedding)),) * 2
-    return _encode_images(networks, params, inputs), _encode_actions(networks, params, inputs)
+        return (_nothing(networks, len(inputs.joints)),) * 2
+    variables = {"params": params["clamp"]}
+    image = networks.clamp.apply(variables, inputs.views, method="encode_images")
+    return image, networks.clamp.apply(variables, inputs.past, inputs.past_mask, method="encode_actions")
+
+
+def ablate(networks: Networks, embeddings: Embeddings, reduction: Reduction) -> Embeddings:
+    """What the policy reads of them: all, zeros, or another example's, each then of the same distribution but of no use.
+
+    A policy that acts on one observation alone has no other's and reads its own, which one trained so takes no notice of.
+    """
+    if networks.embeddings == "zeroed":
+        return jax.tree.map(lambda x: x if x.dtype == bool else jnp.zeros_like(x), embeddings)
+    return jax.tree.map(reduction.shift, embeddings) if networks.embeddings == "shuffled" else embeddings
 
 
 def contrast(
     networks: Networks, params: Mapping[str, Any], inputs: Inputs, goals: Goals, reduction: Reduction
-) -> tuple[Array, tuple[Array | None, Array | None], Metrics]:
-    """Sum of the three pair losses with equal weights (ours), the embeddings the policy reads, and figures of each pair."""
+) -> tuple[Array, Embeddings, Metrics]:
+    """Sum of the pair losses with equal weights (ours), what the encoders gave, and figures of each pair."""
     embeddings = embed(networks, params, inputs)
     if networks.clamp is None:
         return jnp.zeros(()), embeddings, {}
     variables = {"params": params["clamp"]}
-    text = networks.clamp.apply(variables, goals.tokens, method="encode_text")
-    by_name = {"image": embeddings[0], "action": embeddings[1], "text": text}
+    by_name = {"image": embeddings[0].pooled, "action": embeddings[1].pooled}
+    if networks.clamp.config.text is not None:
+        by_name["text"] = networks.clamp.apply(variables, goals.tokens, method="encode_text")
     scales, total, found = networks.clamp.apply(variables, method="pairs"), jnp.zeros(()), {}
-    for pair in PAIRS:
+    for pair in networks.clamp.config.pairs:
         one, two = (by_name[name] for name in pair.split("_"))
         log_scale, bias = scales[pair]
         loss, top1 = reduction.pair(one, two, log_scale, bias)
@@ -264,7 +220,7 @@ def contrast(
 
 
 def diffuse(
-    networks: Networks, policy: Any, inputs: Inputs, goals: Goals, embeddings: tuple[Array | None, Array | None], reduction: Reduction
+    networks: Networks, policy: Any, inputs: Inputs, goals: Goals, embeddings: Embeddings, reduction: Reduction
 ) -> Array:
     """The policy's diffusion loss: this device's share, of which the mean over devices is the global batch's."""
     variables = {"params": policy}
@@ -306,12 +262,10 @@ def trained_networks(networks: Networks, stage: str) -> tuple[str, ...]:
     return ("clamp", "policy") if stage == "pretrain" and networks.clamp is not None else ("policy",)
 
 
-def _encode_images(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Array:
-    return networks.clamp.apply({"params": params["clamp"]}, inputs.views, method="encode_images")
-
-
-def _encode_actions(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Array:
-    return networks.clamp.apply({"params": params["clamp"]}, inputs.past, inputs.past_mask, method="encode_actions")
+def _nothing(networks: Networks, count: int) -> Encoded:
+    """What an encoder gives that sees nothing."""
+    pooled = jnp.zeros((count, networks.embedding))
+    return Encoded(pooled, pooled[:, None], jnp.ones((count, 1), bool))
 
 
 def _sense(networks: Networks, example: StateExample, key: Array) -> Observation:
@@ -328,11 +282,6 @@ def _unseen(networks: Networks, example: StateExample, key: Array) -> Observatio
 
 def _concatenate(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples: a config that was read from JSON makes the same networks."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _copy(tree: Any) -> Any:

@@ -29,9 +29,10 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from clamp_jax import act, steps
+from clamp_jax import act
 from clamp_jax.data import pipeline
 from clamp_jax.data.transforms import count_geoms
+from clamp_jax.networks import make_networks
 from clamp_jax.sim import scene
 from data_tools import generate
 from experiments import export, finetune, pretrain, report, retrieve, run_robot, serve, sights
@@ -82,8 +83,8 @@ class Demo:
     def draw(self, name: str) -> None:
         """Pictures of one demonstration for the report."""
         settings = training(pretrain_config, self.config, [])
-        sections = {name: settings[name] for name in ("model", "views", "sensor", "variant")}
-        work = lambda: sights.draw(self.path("data", name), self.path("pictures"), steps.make_networks(**sections))  # noqa: E731
+        sections = {name: settings[name] for name in ("model", "views", "sensor", "variant", "ablation")}
+        work = lambda: sights.draw(self.path("data", name), self.path("pictures"), make_networks(**sections))  # noqa: E731
         inputs = {name: section if isinstance(section, str) else section.to_dict() for name, section in sections.items()}
         self.do("pictures", work, inputs=inputs, after=[f"generate_{name}"], outputs=["pictures"])
 
@@ -124,7 +125,7 @@ class Demo:
 
         def work() -> Result:
             dataset = pipeline.open_dataset(self.path("data", data))
-            found = retrieve.measure(act.load_policy(self.path("pretrain_clamp")), dataset, size=config.pool, draws=config.pools)
+            found = retrieve.measure(act.load_run(self.path("pretrain_clamp")), dataset, size=config.pool, draws=config.pools)
             return {"pairs": found}
 
         self.do("retrieval", work, inputs={"pool": config.pool, "pools": config.pools}, after=["pretrain_clamp", f"generate_{data}"])

@@ -29,7 +29,7 @@ from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.structs import ACTION_DIM, CHUNK, Calibration, Observation
 
 TOLERANCE = 1e-5  # rad, artifact against memory on the same machine
-SECTIONS = ("model", "views", "sensor", "variant")  # of a run's config: what the networks are
+SECTIONS = ("model", "views", "sensor", "variant", "ablation")  # of a run's config: what the networks are
 
 
 def export(
@@ -59,7 +59,7 @@ def describe(policy: act.RunPolicy, instruction: str, ddim_steps: int) -> artifa
     """What the artifact says of a run beside its weights."""
     sensor, loaded = policy.networks.sensor, policy.loaded
     calibration = jax.tree.map(np.asarray, aloha_calibration(sensor.height, sensor.width))
-    training = {name: loaded.config[name] for name in SECTIONS} | {"step": loaded.step, "ddim_steps": ddim_steps}
+    training = {name: loaded.config[name] for name in SECTIONS if name in loaded.config} | {"step": loaded.step, "ddim_steps": ddim_steps}
     return artifact.Description(instruction, sensor.height, sensor.width, calibration, loaded.statistics, training)
 
 

@@ -20,8 +20,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import act, checkpoint, parallel, steps
+from clamp_jax.networks import Networks
 from clamp_jax.structs import TrainState
 from experiments import training
+
+SAME = ("model", "views", "variant", "ablation")  # sections of both stages' configs that say what the networks are
+FREE = ("ablation.embeddings",)  # what the policy reads may differ: to take it away in stage (ii) alone is a study of its own
 
 
 def run(
@@ -61,7 +65,7 @@ def run(
         )
 
 
-def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) -> dict[str, Any]:
+def load_pretrained(run_folder: str, config: Mapping, networks: Networks) -> dict[str, Any]:
     """Stage (i)'s weights for this config: {} for a variant that takes none.
 
     Raises ValueError when the run is missing, damaged, of another variant, or made with other networks, views or ranges.
@@ -74,7 +78,9 @@ def load_pretrained(run_folder: str, config: Mapping, networks: steps.Networks) 
         raise ValueError(f"variant {config['variant']!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
     loaded = checkpoint.load_params(run_folder)
     act.check_working_range(loaded.statistics)
-    differences = [line for name in ("model", "views", "variant") for line in training.compare(loaded.config[name], config[name], name)]
+    before = training.filled(loaded.config)
+    found = (line for name in SAME for line in training.compare(before[name], config[name], name))
+    differences = [line for line in found if line.split(":")[0] not in FREE]
     if differences:
         raise ValueError(f"{run_folder} was pre-trained otherwise; {'; '.join(differences)}. Use the same sections in both configs")
     return {name: checkpoint.part(loaded, name) for name in (("clamp", "policy") if networks.clamp is not None else ("policy",))}

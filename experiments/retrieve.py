@@ -29,6 +29,7 @@ from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.models.clamp import PAIRS
 from clamp_jax.models.tokenizer import Tokenizer
+from clamp_jax.networks import Networks
 from clamp_jax.structs import Batch
 from experiments import stages
 
@@ -61,7 +62,7 @@ def pool_accuracy(true: Mapping[str, Any], permuted: Mapping[str, Any]) -> dict[
     return found
 
 
-def maker(networks: steps.Networks) -> pipeline.ExampleMaker:
+def maker(networks: Networks) -> pipeline.ExampleMaker:
     """Examples as these networks take them; geoms stand in the slots of the sensor's capacity."""
     sensor = networks.sensor
     calibration = aloha_calibration(sensor.height, sensor.width)
@@ -70,14 +71,14 @@ def maker(networks: steps.Networks) -> pipeline.ExampleMaker:
     return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, **about)
 
 
-def embedder(networks: steps.Networks) -> Any:
+def embedder(networks: Networks) -> Any:
     """A function (params, batch) -> {"image", "text", "action"} of embeddings (b, d), compiled for parts of SPLIT examples."""
 
     @jax.jit
     def part(params: Any, batch: Batch) -> dict[str, jax.Array]:
         inputs, goals = steps.prepare(networks, batch, parallel.GLOBAL)
         image, action = steps.embed(networks, params, inputs)
-        return {"image": image, "text": encode_text(networks, params, goals.tokens), "action": action}
+        return {"image": image.pooled, "text": encode_text(networks, params, goals.tokens), "action": action.pooled}
 
     def whole(params: Any, batch: Batch) -> dict[str, np.ndarray]:
         count = len(batch.keys)
@@ -88,7 +89,7 @@ def embedder(networks: steps.Networks) -> Any:
     return whole
 
 
-def encode_text(networks: steps.Networks, params: Any, tokens: ArrayLike) -> jax.Array:
+def encode_text(networks: Networks, params: Any, tokens: ArrayLike) -> jax.Array:
     """Embeddings (b, d) of sentences (b, l)."""
     return networks.clamp.apply({"params": params["clamp"]}, jnp.asarray(tokens), method="encode_text")
 
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     try:
-        run = act.load_policy(args.checkpoint)
+        run = act.load_run(args.checkpoint)
         dataset = pipeline.open_dataset(args.data, part=args.part)
         found = measure(run._replace(params=jax.tree.map(jnp.asarray, run.params)), dataset, size=args.pool, draws=args.draws)
     except (ValueError, OSError) as error:

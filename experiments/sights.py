@@ -12,8 +12,8 @@ from clamp_jax import observe
 from clamp_jax.data import pipeline
 from clamp_jax.data.transforms import count_geoms, pad_geoms
 from clamp_jax.geometry import camera, kinematics
+from clamp_jax.networks import Networks
 from clamp_jax.render.views import ViewConfig
-from clamp_jax.steps import Networks
 from clamp_jax.structs import ACTION_DIM, HISTORY, Capacity, Observation, SceneState
 from experiments import pictures
 

@@ -19,11 +19,16 @@ from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.models.tokenizer import Tokenizer
+from clamp_jax.networks import Networks, make_networks
 from clamp_jax.structs import Batch, Capacity, TrainState
+from experiments.configs import shared
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+
+# Fields that runs of earlier versions lack, at the values that mean what those did.
+LATER = {"ablation": shared.ablation().to_dict()}
 
 # Initialisation runs once: without optimisation its compilation takes a quarter of the time.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -56,7 +61,7 @@ def print_progress(progress: Progress) -> None:
     print(progress, flush=True)
 
 
-def open_batches(data: ConfigDict, networks: steps.Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
+def open_batches(data: ConfigDict, networks: Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
     """The batches of a config's section `data`, and the statistics document that travels with the weights.
 
     Raises ValueError when there are no data, they leave the robot's working range, or cannot fill a batch.
@@ -77,7 +82,7 @@ def open_batches(data: ConfigDict, networks: steps.Networks, *, batch: int, seed
     return batches, statistics_document(statistics)
 
 
-def make_examples(data: ConfigDict, networks: steps.Networks) -> pipeline.ExampleMaker:
+def make_examples(data: ConfigDict, networks: Networks) -> pipeline.ExampleMaker:
     """How frames become examples, of a config's section `data`."""
     calibration = aloha_calibration(networks.sensor.height, networks.sensor.width)
     sizes = Sizes(data["bodies"], data["qpos"], Capacity(**data["capacity"]))
@@ -92,11 +97,12 @@ def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:
 
 def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
     """The static half of a run; `stage` is "pretrain" or "finetune"."""
-    networks = steps.make_networks(
+    networks = make_networks(
         model=config.model.to_dict(),
         views=config.views.to_dict(),
         sensor=config.sensor.to_dict(),
         variant=config.variant,
+        ablation=config.ablation.to_dict(),
         capacity=Capacity(**config.data.capacity),
     )
     trained = steps.trained_networks(networks, stage)
@@ -109,6 +115,7 @@ def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
         warmup=config.optimiser.warmup,
         weight_decay=config.optimiser.weight_decay,
         clip=config.optimiser.clip,
+        frozen=steps.frozen_parts(networks),
     )
     return steps.Spec(networks, optimiser, trained, config.train.ema_power, config.train.ema_maximum)
 
@@ -120,7 +127,7 @@ def enter(workdir: Path, config: ConfigDict, stage: str) -> None:
     """
     path, now = workdir / CONFIG_FILE, plain(config) | {"stage": stage}
     if path.exists():
-        differences = [line for line in compare(json.loads(path.read_text()), now) if line.split(":")[0] not in FREE]
+        differences = [line for line in compare(filled(json.loads(path.read_text())), now) if line.split(":")[0] not in FREE]
         if differences:
             raise ValueError(f"{workdir} holds a run of another config; {'; '.join(differences)}. Use another --workdir, or that config")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -130,6 +137,13 @@ def enter(workdir: Path, config: ConfigDict, stage: str) -> None:
 def plain(config: ConfigDict) -> dict[str, Any]:
     """A config as JSON gives it back: dictionaries and lists."""
     return json.loads(config.to_json())
+
+
+def filled(document: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:
+    """A run's config with the fields that came after it, at the values that mean what was done before there were any."""
+    added = {name: value for name, value in later.items() if name not in document}
+    inner = {name: filled(document[name], value) for name, value in later.items() if name in document and isinstance(value, Mapping)}
+    return dict(document) | added | inner
 
 
 def compare(before: Any, now: Any, name: str = "") -> Iterator[str]:

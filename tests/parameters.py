@@ -6,7 +6,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from clamp_jax.models.attention import Encoded
 from clamp_jax.optim import path_name
+
+
+def encoded(pooled: np.ndarray) -> Encoded:
+    """An encoder's embedding (b, d) whose one token is itself."""
+    return Encoded(pooled, pooled[:, None], np.ones((len(pooled), 1), bool))
 
 
 def random_parameters(model: nn.Module, *inputs: Any, **options: Any) -> dict:

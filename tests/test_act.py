@@ -84,6 +84,17 @@ def test_the_policy_exports_with_parameters_as_arguments(case, actions):
     np.testing.assert_allclose(exported.call(flat), actions[2], atol=1e-5)
 
 
+def test_the_deployed_policy_acts_as_the_run_does(case):
+    networks, params, observations, noise = case
+    scene = jax.tree.map(lambda x: np.random.default_rng(0).normal(size=x.shape).astype(np.float32) * 0.5, params["clamp"]["image"])
+    run = act.RunPolicy(act.make_policy(networks, steps=STEPS), params | {"clamp": params["clamp"] | {"image": scene}}, networks, None)
+    deployed = act.fold(run, steps=STEPS)
+    assert "mixer" not in deployed.params["clamp"]["image"]["transformer"]["block_0"]["self"] and "text" not in deployed.params["clamp"]
+    given = one(observations, 2), noise[2]
+    before, after = (jax.jit(policy.act, compiler_options=tiny.FAST)(policy.params, *given) for policy in (run, deployed))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
 def test_wrong_shapes_and_types_are_named(case):
     networks, params, observations, noise = case
     policy, observation = act.make_policy(networks), one(observations, 0)

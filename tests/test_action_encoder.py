@@ -14,7 +14,7 @@ from clamp_jax.models.attention import TransformerConfig
 def encoder():
     model = ActionEncoder(ActionEncoderConfig(TransformerConfig(12, 1, 2)))
     past, mask = _history()
-    return random_parameters(model, past, mask), jax.jit(model.apply)
+    return random_parameters(model, past, mask), jax.jit(lambda *args: model.apply(*args).pooled)
 
 
 def _history() -> tuple[np.ndarray, np.ndarray]:

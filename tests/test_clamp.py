@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from parameters import encoded
 
 from clamp_jax.metrics import parameter_count
 from clamp_jax.models.clamp import PAIRS
@@ -31,8 +32,8 @@ def test_each_method_gives_what_the_call_gives(clamp, inputs):
 
     def apart(params):
         return {
-            "image": model.apply(params, views, method="encode_images"),
-            "action": model.apply(params, past, mask, method="encode_actions"),
+            "image": model.apply(params, views, method="encode_images").pooled,
+            "action": model.apply(params, past, mask, method="encode_actions").pooled,
             "text": model.apply(params, tokens, method="encode_text"),
         }
 
@@ -53,7 +54,7 @@ def test_pairs_have_their_own_temperature_and_bias(clamp):
 
 def test_paper_scale_policy_has_the_published_size():
     _, policy = build(preset("B/16"))
-    images, vector = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), np.uint8), jax.ShapeDtypeStruct((1, 512), np.float32)
+    images, vector = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), np.uint8), encoded(np.zeros((1, 512), np.float32))
     joints, chunk = jax.ShapeDtypeStruct((1, 14), np.float32), jax.ShapeDtypeStruct((1, 50, 14), np.float32)
     timestep = jax.ShapeDtypeStruct((1,), np.int32)
     shapes = jax.eval_shape(policy.init, jax.random.key(0), images, joints, vector, vector, chunk, timestep)["params"]

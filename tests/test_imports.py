@@ -20,6 +20,7 @@ FORBIDDEN = {
     "models": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "losses"],
     "losses": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
     "diffusion": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
+    "networks": ["steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "losses"],
     "steps": ["sim", "deploy", "checkpoint", "act"],
     "act": ["sim", "deploy"],
     "parallel": ["models", "sim", "deploy", "data"],

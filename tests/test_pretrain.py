@@ -60,9 +60,10 @@ def test_training_changes_the_weights_and_lags_their_average(straight):
 
 
 def test_the_runs_policy_can_be_loaded(straight):
-    policy = act.load_policy(straight[0])
-    assert policy.networks == training.make_spec(tiny.config("pretrain"), "pretrain").networks
-    assert policy.loaded.step == 4
+    run, policy = act.load_run(straight[0]), act.load_policy(straight[0])
+    assert run.networks == training.make_spec(tiny.config("pretrain"), "pretrain").networks
+    assert run.loaded.step == policy.loaded.step == 4
+    assert "text" in run.params["clamp"] and "text" not in policy.params["clamp"]
 
 
 def test_another_config_in_the_same_folder_is_refused(data, straight):

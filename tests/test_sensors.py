@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clamp_jax import sensors, steps
+from clamp_jax import sensors
+from clamp_jax.networks import make_networks
 from clamp_jax.sensors import SensorConfig
 from experiments.configs import finetune, pretrain, shared
 
@@ -162,5 +163,5 @@ def test_the_demo_keeps_its_sensors_and_training_at_scale_has_those_of_the_real_
 def test_a_config_from_before_a_field_was_there_makes_the_same_sensors():
     views = {"projection": "perspective", "points": 0, "radius_px": 0}
     model = {"preset": "debug", "overrides": ()}
-    old, new = (steps.make_networks(model=model, views=views, sensor=s, variant="blind") for s in (NOISY, NOISY | OFF))
+    old, new = (make_networks(model=model, views=views, sensor=s, variant="blind") for s in (NOISY, NOISY | OFF))
     assert old == new and old.sensor == sensors.noisy()._replace(height=old.sensor.height, width=old.sensor.width)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clamp_jax import parallel, steps
+from clamp_jax import networks, parallel, steps
 from clamp_jax.structs import Batch
 
 
@@ -100,7 +100,7 @@ def test_what_the_past_mask_hides_does_not_matter(policy_only):
 
 
 def test_variants_have_the_networks_they_need():
-    found = {name: tiny.spec("finetune", variant=name).networks for name in steps.VARIANTS}
+    found = {name: tiny.spec("finetune", variant=name).networks for name in networks.VARIANTS}
     assert {name: networks.clamp is not None for name, networks in found.items()} == {
         "clamp": True, "policy_pretrained": False, "scratch": False, "blind": False}  # fmt: skip
     assert found["clamp"].policy.config.use_embeddings and not found["scratch"].policy.config.use_embeddings
@@ -120,12 +120,16 @@ def test_a_run_begins_with_the_given_weights_and_a_fresh_optimiser(policy_only):
 
 
 def test_bad_names_and_sizes_are_refused(root):
-    networks = tiny.spec("finetune").networks
+    found = tiny.spec("finetune").networks
     with pytest.raises(ValueError, match="variant is 'deaf'; expected one of clamp"):
-        steps.make_networks(model={}, views={}, sensor={}, variant="deaf")
+        networks.make_networks(model={}, views={}, sensor={}, variant="deaf")
     with pytest.raises(ValueError, match="projection of the views is 'fisheye'"):
-        steps.make_views(8, projection="fisheye", points=0, voxel_m=0.0, radius_px=0, radius_m=0.0)
-    larger = networks._replace(sensor=networks.sensor._replace(height=16))
+        networks.make_views(8, projection="fisheye", points=0, voxel_m=0.0, radius_px=0, radius_m=0.0)
+    with pytest.raises(ValueError, match="ablation.embeddings is 'mixed'; expected one of kept, shuffled, zeroed"):
+        tiny.spec(ablation__embeddings="mixed")
+    with pytest.raises(ValueError, match="position encoding is 'polar'; expected one of cayley"):
+        tiny.spec(ablation__position="polar")
+    larger = found._replace(sensor=found.sensor._replace(height=16))
     batch = tiny.make_batches(root, tiny.spec()).batch_at(0)
     with pytest.raises(ValueError, match=r"simulated images are \(4, 16, 8, 3\), recorded ones \(4, 8, 8, 3\)"):
         jax.eval_shape(lambda batch: steps.prepare(larger, batch, parallel.GLOBAL), batch)

@@ -46,7 +46,7 @@ def test_permuting_views_permutes_tokens_and_leaves_the_embedding_alone(encoder)
     views, order = _views(), np.array([2, 0, 1])
     base, found = apply(params, views), apply(params, views[:, order])
     tokens = np.asarray(base.tokens).reshape(2, 3, 4, -1)[:, order].reshape(2, 12, -1)
-    seen = np.asarray(found.visible)
+    seen = np.asarray(found.mask)
     np.testing.assert_allclose(np.asarray(found.tokens)[seen], tokens[seen], atol=1e-5)
     np.testing.assert_allclose(found.pooled, base.pooled, atol=1e-5)
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
-from clamp_jax.models.attention import Transformer, TransformerConfig
+from clamp_jax.models.attention import Encoded, Transformer, TransformerConfig
 
 
 class ActionEncoderConfig(NamedTuple):
@@ -17,15 +17,15 @@ class ActionEncoderConfig(NamedTuple):
 
 
 class ActionEncoder(nn.Module):
-    """Embeds normalised past commands, oldest first; a summary token that is always visible carries the result.
+    """Embeds normalised past commands, oldest first; a summary token that is always visible carries the embedding.
 
-    The summary token (ours) makes an example with no history at all well defined: it sees itself alone.
+    The summary token (ours) makes an example with no history at all well defined: it sees itself alone. It is the first of the tokens.
     """
 
     config: ActionEncoderConfig
 
     @nn.compact
-    def __call__(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"]) -> Float[Array, "b width"]:
+    def __call__(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"]) -> Encoded:
         config = self.config.transformer
         mask = jnp.asarray(mask)
         past = jnp.where(mask[..., None], past, 0)
@@ -35,4 +35,5 @@ class ActionEncoder(nn.Module):
         summary = self.param("summary", nn.initializers.normal(0.02), (1, 1, config.width)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(summary, (b, 1, config.width)), x], axis=1)
         seen = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
-        return Transformer(config, name="transformer")(x, mask=seen)[:, 0]
+        x = Transformer(config, name="transformer")(x, mask=seen)
+        return Encoded(x[:, 0], x, seen)

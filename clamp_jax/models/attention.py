@@ -30,6 +30,14 @@ class TransformerConfig(NamedTuple):
     dtype: str = "float32"  # of the computation; parameters are float32
 
 
+class Encoded(NamedTuple):
+    """What an encoder gives: one embedding of all, and its tokens with the mask of those that carry something."""
+
+    pooled: Array  # (b, width)
+    tokens: Array  # (b, n, width)
+    mask: Array  # (b, n) bool; the other tokens are to be masked out
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation function called `name`; ValueError if there is none."""
     table = {"gelu": nn.gelu, "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu}

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from clamp_jax.models.action_encoder import ActionEncoder, ActionEncoderConfig
+from clamp_jax.models.attention import Encoded
 from clamp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from clamp_jax.models.view_encoder import ViewEncoder, ViewEncoderConfig
 
@@ -20,10 +21,16 @@ class ClampConfig(NamedTuple):
 
     image: ViewEncoderConfig
     action: ActionEncoderConfig
-    text: TextEncoderConfig
+    text: TextEncoderConfig | None  # None: no text, and one pair; an ablation, and what a robot needs
     embedding: int = 512  # d, width of the common space
+    text_frozen: bool = False  # the transformer is left as it was loaded; its projection is trained
     scale: float = 10.0  # starting t = exp(t') of arXiv 2303.15343
     bias: float = -10.0  # starting b; at small batch the milder prior_bias(batch) of `losses`
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """Names of the pairs that are contrasted."""
+        return PAIRS if self.text is not None else ("image_action",)
 
 
 class PairScale(nn.Module):
@@ -47,31 +54,28 @@ class Clamp(nn.Module):
         config = self.config
         self.image = ViewEncoder(config.image)
         self.action = ActionEncoder(config.action)
-        self.text = TextEncoder(config.text)
         self.image_projection = nn.Dense(config.embedding, use_bias=False)
         self.action_projection = nn.Dense(config.embedding, use_bias=False)
-        self.text_projection = nn.Dense(config.embedding, use_bias=False)
-        self.scales = {name: PairScale(config.scale, config.bias, name=name) for name in PAIRS}
+        if config.text is not None:
+            self.text = TextEncoder(config.text)
+            self.text_projection = nn.Dense(config.embedding, use_bias=False)
+        self.scales = {name: PairScale(config.scale, config.bias, name=name) for name in config.pairs}
 
-    def encode_images(self, views: Float[ArrayLike, "b v h w 4"]) -> Float[Array, "b d"]:
-        """Embedding of the views (depth, x, y, z; metres, world; depth 0 = empty)."""
-        return self.image_projection(self.image(views).pooled)
+    def encode_images(self, views: Float[ArrayLike, "b v h w 4"]) -> Encoded:
+        """Embedding of the views (depth, x, y, z; metres, world; depth 0 = empty), and each patch's token, in the common space."""
+        return _project(self.image(views), self.image_projection)
 
-    def encode_image_tokens(self, views: Float[ArrayLike, "b v h w 4"]) -> tuple[Float[Array, "b p d"], Bool[Array, "b p"]]:
-        """Each patch's token in the common space, and which of them hold a visible point."""
-        encoded = self.image(views)
-        return self.image_projection(encoded.tokens), encoded.visible
-
-    def encode_actions(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"]) -> Float[Array, "b d"]:
-        """Embedding of past commands normalised to [-1, 1], oldest first; mask False before the episode's start."""
-        return self.action_projection(self.action(past, mask))
+    def encode_actions(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"]) -> Encoded:
+        """Embedding of past commands normalised to [-1, 1], oldest first, and each one's token; mask False before the episode's start."""
+        return _project(self.action(past, mask), self.action_projection)
 
     def encode_text(self, tokens: Int[ArrayLike, "b l"]) -> Float[Array, "b d"]:
         """Embedding of tokenised text, padded after its end token."""
-        return self.text_projection(self.text(tokens))
+        pooled = self.text(tokens)
+        return self.text_projection(jax.lax.stop_gradient(pooled) if self.config.text_frozen else pooled)
 
     def pairs(self) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """(log_scale, bias) of each pair's loss, by the names in PAIRS."""
+        """(log_scale, bias) of each pair's loss, by the names in `config.pairs`."""
         return {name: scale() for name, scale in self.scales.items()}
 
     def __call__(
@@ -81,6 +85,11 @@ class Clamp(nn.Module):
         mask: Bool[ArrayLike, "b t"],
         tokens: Int[ArrayLike, "b l"],
     ) -> dict[str, jax.Array]:
-        """All three embeddings by name; what `init` traces, so that it makes every parameter."""
+        """All embeddings by name; what `init` traces, so that it makes every parameter. Without text the tokens are left unread."""
         self.pairs()
-        return {"image": self.encode_images(views), "action": self.encode_actions(past, mask), "text": self.encode_text(tokens)}
+        found = {"image": self.encode_images(views).pooled, "action": self.encode_actions(past, mask).pooled}
+        return found if self.config.text is None else found | {"text": self.encode_text(tokens)}
+
+
+def _project(encoded: Encoded, projection: nn.Module) -> Encoded:
+    return encoded._replace(pooled=projection(encoded.pooled), tokens=projection(encoded.tokens))

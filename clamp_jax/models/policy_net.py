@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from clamp_jax.models.attention import Mlp, Transformer, TransformerConfig
+from clamp_jax.models.attention import Encoded, Mlp, Transformer, TransformerConfig
 from clamp_jax.models.resnet import ResNet, ResNetConfig
 from clamp_jax.structs import ACTION_DIM, CHUNK
 
+READS = ("pooled", "tokens")  # what the policy reads of an encoder
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which ported ResNets expect
 
 
@@ -28,10 +29,18 @@ class PolicyConfig(NamedTuple):
     resnet: ResNetConfig
     backbones: tuple[int, ...] = (0, 0, 0, 0)  # which ResNet sees each camera: all one, or one each, or in groups
     use_embeddings: bool = True  # False: without CLAMP's two tokens, the baselines
+    embeddings: str = "pooled"  # of READS: one token for each embedding, or every token of both encoders (ours)
     diffusion_steps: int = 50
     prediction: str = "noise"  # the paper's; "sample": the clean actions (ours, for small networks): clamp_jax/diffusion.py
     actions_per_token: int = 1  # ours: consecutive actions that share a token of the decoder; small networks are some times faster so
     timestep_in_chunk: bool = False  # ours: the timestep is added to the chunk's tokens as well, which small networks learn faster
+
+
+class Memory(NamedTuple):
+    """An encoded observation, which the decoder attends to."""
+
+    tokens: Array  # (b, m, width)
+    mask: Array | None  # (b, m) bool, False for tokens that carry nothing; None where all carry something
 
 
 def sinusoids_2d(height: int, width: int, channels: int) -> np.ndarray:
@@ -64,6 +73,8 @@ class PolicyNet(nn.Module):
         self.feature_projection = nn.Dense(width, dtype=dtype)
         self.camera = self.param("camera", init, (len(config.backbones), width))
         self.proprioception = Mlp(width, width, dtype=dtype)
+        if config.embeddings not in READS:
+            raise ValueError(f"policy reads {config.embeddings!r} of the encoders; expected one of {READS}")
         if config.use_embeddings:
             self.image_token, self.action_token = nn.Dense(width, dtype=dtype), nn.Dense(width, dtype=dtype)
         self.encoder = Transformer(config.encoder)
@@ -77,45 +88,37 @@ class PolicyNet(nn.Module):
         self.head = Mlp(config.decoder.width, ACTION_DIM * config.actions_per_token)
 
     def encode(
-        self,
-        rgb: UInt8[ArrayLike, "b k h w 3"],
-        joints: Float[ArrayLike, "b a"],
-        image_embedding: Float[ArrayLike, "b d"] | None,
-        action_embedding: Float[ArrayLike, "b d"] | None,
-    ) -> Float[Array, "b m width"]:
-        """Memory that `denoise` attends to; joints normalised to [-1, 1], embeddings None where the policy uses none."""
-        tokens = [self._features(rgb), self.proprioception(joints)[:, None]]
-        tokens += self._embeddings(image_embedding, action_embedding)
-        x = self.encoder(jnp.concatenate(tokens, axis=1))
-        return self.memory_projection(x)
+        self, rgb: UInt8[ArrayLike, "b k h w 3"], joints: Float[ArrayLike, "b a"], image: Encoded | None, action: Encoded | None
+    ) -> Memory:
+        """What `denoise` attends to; joints normalised to [-1, 1], image and action None where the policy reads no encoder."""
+        parts = [(self._features(rgb), None), (self.proprioception(joints)[:, None], None), *self._embeddings(image, action)]
+        mask = _join_masks(parts)
+        x = self.encoder(jnp.concatenate([values for values, _ in parts], axis=1), mask=mask)
+        return Memory(self.memory_projection(x), mask)
 
-    def denoise(
-        self,
-        memory: Float[Array, "b m width"],
-        noisy: Float[ArrayLike, "b t a"],
-        timestep: Int[ArrayLike, "b"],
-    ) -> Float[Array, "b t a"]:
+    def denoise(self, memory: Memory, noisy: Float[ArrayLike, "b t a"], timestep: Int[ArrayLike, "b"]) -> Float[Array, "b t a"]:
         """Predicted noise, or clean actions (config.prediction), of a noisy chunk (b, 50, 14) at timesteps 0 .. diffusion_steps - 1."""
         step = self.timestep(jax.nn.one_hot(timestep, self.config.diffusion_steps))[:, None]
         noisy = jnp.asarray(noisy)
         together = noisy.reshape(len(noisy), -1, ACTION_DIM * self.config.actions_per_token)
-        x = self.noisy_actions(together) + self.time[None].astype(memory.dtype)
+        x = self.noisy_actions(together) + self.time[None].astype(memory.tokens.dtype)
         if self.config.timestep_in_chunk:
             x = x + step
-        x = self.decoder(x, memory=jnp.concatenate([memory, step], axis=1))
+        mask = None if memory.mask is None else jnp.pad(memory.mask, ((0, 0), (0, 1)), constant_values=True)
+        x = self.decoder(x, memory=jnp.concatenate([memory.tokens, step], axis=1), memory_mask=mask)
         return self.head(x.astype(jnp.float32)).reshape(noisy.shape)
 
     def __call__(
         self,
         rgb: UInt8[ArrayLike, "b k h w 3"],
         joints: Float[ArrayLike, "b a"],
-        image_embedding: Float[ArrayLike, "b d"] | None,
-        action_embedding: Float[ArrayLike, "b d"] | None,
+        image: Encoded | None,
+        action: Encoded | None,
         noisy: Float[ArrayLike, "b t a"],
         timestep: Int[ArrayLike, "b"],
     ) -> Float[Array, "b t a"]:
         """`encode`, then `denoise`; what `init` traces."""
-        return self.denoise(self.encode(rgb, joints, image_embedding, action_embedding), noisy, timestep)
+        return self.denoise(self.encode(rgb, joints, image, action), noisy, timestep)
 
     def _features(self, rgb: ArrayLike) -> jax.Array:
         """Tokens of the feature maps of all cameras, (b, k * h' * w', width)."""
@@ -139,9 +142,20 @@ class PolicyNet(nn.Module):
                 maps[camera] = features[:, place]
         return jnp.stack(maps, axis=1)
 
-    def _embeddings(self, image_embedding: ArrayLike | None, action_embedding: ArrayLike | None) -> list[jax.Array]:
+    def _embeddings(self, image: Encoded | None, action: Encoded | None) -> list[tuple[jax.Array, jax.Array | None]]:
+        """Tokens of what the encoders give, with their masks; none where the policy reads nothing of it."""
         if not self.config.use_embeddings:
             return []
-        if image_embedding is None or action_embedding is None:
+        if image is None or action is None:
             raise ValueError("policy with use_embeddings=True got None for an embedding; pass both, or set use_embeddings=False")
-        return [self.image_token(image_embedding)[:, None], self.action_token(action_embedding)[:, None]]
+        parts = ((self.image_token, image), (self.action_token, action))
+        if self.config.embeddings == "pooled":
+            return [(layer(encoded.pooled)[:, None], None) for layer, encoded in parts]
+        return [(layer(encoded.tokens), encoded.mask) for layer, encoded in parts]
+
+
+def _join_masks(parts: list[tuple[jax.Array, jax.Array | None]]) -> Bool[Array, "b m"] | None:
+    """One mask of all tokens, where None stands for tokens that all carry something; None if all do."""
+    if all(mask is None for _, mask in parts):
+        return None
+    return jnp.concatenate([jnp.ones(values.shape[:2], bool) if mask is None else mask for values, mask in parts], axis=1)

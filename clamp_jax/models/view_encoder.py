@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from clamp_jax.models.attention import AttentionPool, Transformer, TransformerConfig
+from clamp_jax.models.attention import AttentionPool, Encoded, Transformer, TransformerConfig
 
 SCENE_SCALE_M = 0.6  # half the table: world coordinates and depths come out near 1
 PATCH_SCALE_M = 0.05  # offsets inside a patch come out near 1
@@ -59,14 +59,6 @@ def patchify(views: Float[ArrayLike, "b v h w 4"], patch: int) -> Patches:
     offset = jnp.clip(offset, -OFFSET_LIMIT, OFFSET_LIMIT)
     pixels = jnp.concatenate([depth / SCENE_SCALE_M, points / SCENE_SCALE_M, offset, seen.astype(cut.dtype)], axis=-1)
     return Patches(pixels.reshape(*pixels.shape[:2], -1), centres, count[..., 0] > 0)
-
-
-class Encoded(NamedTuple):
-    """What the view encoder gives."""
-
-    pooled: Array  # (b, width)
-    tokens: Array  # (b, p, width)
-    visible: Array  # (b, p) bool; the other tokens are to be masked out
 
 
 class ViewEncoder(nn.Module):

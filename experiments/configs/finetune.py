@@ -20,6 +20,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     config.variant = "clamp"  # "clamp", "policy_pretrained", "scratch" or "blind": clamp_jax/steps.py
     config.init_from = ""  # folder of a stage (i) run of the same variant; "" for "scratch"
     config.views = shared.views()
+    config.ablation = shared.ablation()
     return config.lock()
 
 

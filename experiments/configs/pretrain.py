@@ -18,6 +18,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     config.seed = 0
     config.variant = "clamp"  # "clamp", "policy_pretrained" or "blind": clamp_jax/steps.py
     config.views = shared.views()
+    config.ablation = shared.ablation()
     return config.lock()
 
 

@@ -13,6 +13,16 @@ def model(preset: str) -> ConfigDict:
     return section
 
 
+def ablation() -> ConfigDict:
+    """What a study takes away from the method: one value each, all ours; the paper has none of these. clamp_jax/networks.py."""
+    section = ConfigDict()
+    section.embeddings = "kept"  # that the policy reads: "kept", "shuffled" among the examples of a batch, "zeroed"
+    section.wrist_views = True  # False: the fixed views alone; orthographic ones are views.projection
+    section.position = ""  # of the view encoder's tokens: "none", "absolute", "rope", "circulant", "cayley"; "" for the preset's
+    section.text = True  # False: no text encoder; image and action are the only pair
+    return section
+
+
 def views() -> ConfigDict:
     """The virtual views of the cloud (arXiv 2602.00937: five, of depth and world x, y, z, single-pixel splats)."""
     section = ConfigDict()
