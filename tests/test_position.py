@@ -91,9 +91,11 @@ def test_circulant_starts_with_the_frequencies_of_the_blocks():
     np.testing.assert_allclose(jnp.imag(position.spectrum(generator))[..., 1:-1], want, atol=1e-4)
 
 
-def test_cayley_is_orthogonal_and_starts_as_the_identity():
-    mixer = np.asarray(position.cayley(jax.random.normal(jax.random.key(0), (4, 64, 64))), np.float64)
-    np.testing.assert_allclose(mixer @ mixer.swapaxes(1, 2), np.broadcast_to(np.eye(64), mixer.shape), atol=1e-6)
+@pytest.mark.parametrize("width", [8, 64])
+def test_cayley_is_orthogonal_and_starts_as_the_identity(width):
+    for size in (0.01, 0.1, 1.0, 10.0, 100.0):
+        mixer = np.asarray(position.cayley(size * jax.random.normal(jax.random.key(0), (4, width, width))), np.float64)
+        np.testing.assert_allclose(mixer @ mixer.swapaxes(1, 2), np.broadcast_to(np.eye(width), mixer.shape), atol=1e-6)
     np.testing.assert_array_equal(position.cayley(np.zeros((1, 8, 8), np.float32))[0], np.eye(8))
 
 
