@@ -1,6 +1,7 @@
 """Pre-LN transformer blocks, the same for every network here: no dropout, no mutable collections."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -24,10 +25,11 @@ class TransformerConfig(NamedTuple):
     mlp_ratio: float = 4.0
     position: str = "none"  # models.position.KINDS
     causal: bool = False
-    activation: str = "gelu"  # "gelu" or "quick_gelu" (CLIP's)
+    activation: str = "gelu"  # "gelu", "exact_gelu" or "quick_gelu" (CLIP's)
     remat: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
     implementation: str = "auto"  # of attention: "plain" (ours, half the time on CPU), or jax.nn's: "auto", "xla" (what exports), "cudnn"
     dtype: str = "float32"  # of the computation; parameters are float32
+    epsilon: float = 1e-5  # of LayerNorm; CLIP's
 
 
 class Encoded(NamedTuple):
@@ -40,15 +42,16 @@ class Encoded(NamedTuple):
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation function called `name`; ValueError if there is none."""
-    table = {"gelu": nn.gelu, "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu}
+    exact = partial(nn.gelu, approximate=False)
+    table = {"gelu": nn.gelu, "exact_gelu": exact, "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "relu": nn.relu}
     if name not in table:
         raise ValueError(f"activation is {name!r}; expected one of {', '.join(table)}")
     return table[name]
 
 
 def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
-    """LayerNorm with CLIP's epsilon."""
-    return nn.LayerNorm(epsilon=1e-5, dtype=config.dtype, name=name)
+    """The LayerNorm of a stack of blocks."""
+    return nn.LayerNorm(epsilon=config.epsilon, dtype=config.dtype, name=name)
 
 
 def attend(
