@@ -74,17 +74,18 @@ def fitting_prompt(
 ) -> tuple[str, Int32[np.ndarray, " l"]]:
     """The prompt and its (length,) tokens; objects that do not fit are left out from the end, the progress never.
 
-    `tokenize(text, length)` gives (length,) int32, cut or padded with 0. Warns when an object is left out; raises
-    ValueError when not even instruction and progress fit. Ours: a plain cut at CLIP's 77 tokens loses the progress.
+    `tokenize(text, length)` gives (length,) int32, cut or padded with 0; the last token of a text is not 0. Warns when an
+    object is left out; raises ValueError when not even instruction and progress fit. Ours: a plain cut at CLIP's 77 tokens
+    loses the progress.
     """
     for count in range(len(names), -1, -1):
         text = prompt(instruction, names[:count], np.asarray(positions_m)[:count], progress, low=low, high=high)
-        # room enough that no tokenizer cuts: none takes two tokens a character
-        tokens = np.asarray(tokenize(text, max(length, 2 * len(text) + 2)), np.int32)
+        # room enough that no tokenizer cuts: none takes four tokens a byte
+        tokens = np.asarray(tokenize(text, max(length, 4 * len(text.encode()) + 2)), np.int32)
         if not np.any(tokens[length:]):
             _warn_left_out(instruction, names[count:], length)
             return text, tokens[:length]
-    count = np.count_nonzero(tokens)
+    count = np.flatnonzero(tokens)[-1] + 1  # a piece may be 0 (CLIP's "!"), an end is not
     raise ValueError(f"'{text}' takes {count} tokens, the limit is {length}; shorten the instruction or raise the text length")
 
 
