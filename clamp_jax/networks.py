@@ -99,8 +99,11 @@ def make_networks(
 
 
 def make_sizes(model: Mapping) -> presets.Preset:
-    """The sizes of a config's section `model`: preset, and overrides, pairs of a dotted path in the preset and a value."""
-    overrides = {path: _tuples(value) for path, value in model["overrides"]}
+    """The sizes of a config's section `model`: preset, and pairs of a dotted path in the preset and a value.
+
+    The pairs stand in `overrides`, and those of public weights that were loaded in `public`, which prevail.
+    """
+    overrides = {path: _tuples(value) for path, value in (*model["overrides"], *model.get("public", ()))}
     return presets.override(presets.preset(model["preset"]), overrides)
 
 

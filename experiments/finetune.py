@@ -20,29 +20,38 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import act, checkpoint, parallel, steps
-from clamp_jax.networks import Networks
+from clamp_jax.networks import VARIANTS, Networks
 from clamp_jax.structs import TrainState
-from experiments import training
+from experiments import public, training
 
 SAME = ("model", "views", "variant", "ablation")  # sections of both stages' configs that say what the networks are
 FREE = ("ablation.embeddings",)  # what the policy reads may differ: to take it away in stage (ii) alone is a study of its own
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    resnet: str = "",
+    stop_at: int | None = None,
+    tell: training.Tell = training.print_progress,
 ) -> TrainState:
     """Fine-tune in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
+    resnet: public weights that a policy from scratch begins with, as the flag names them; others have those of stage (i).
     Raises ValueError for bad input, before anything is written.
     """
+    stage_one = load_stage_one(config, resnet)
+    loaded = public.read(resnet=resnet)
+    config = public.resolve(config, loaded) if stage_one is None else public.adopt(config, training.filled(stage_one.config))
     workdir, train = Path(workdir), config.train
     spec = training.make_spec(config, "finetune")
-    pretrained = load_pretrained(config.init_from, training.plain(config), spec.networks)
+    pretrained = {} if stage_one is None else weights(stage_one, training.plain(config), spec.networks)
     on = parallel.mesh()
-    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
+    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed, tokenize=public.unread)
     example = batches.batch_at(0)
     parallel.check_divisible(example, on.size)
-    fresh = functools.partial(training.fresh_state, spec, config.seed, example, pretrained)
+    fresh = functools.partial(training.fresh_state, spec, config.seed, example, pretrained, loaded)
     shapes = training.state_shapes(spec, example)
     checkpoint.check_structure(pretrained, {name: shapes.params[name] for name in pretrained}, "stage (i) run")
     training.enter(workdir, config, "finetune")
@@ -65,24 +74,36 @@ def run(
         )
 
 
-def load_pretrained(run_folder: str, config: Mapping, networks: Networks) -> dict[str, Any]:
-    """Stage (i)'s weights for this config: {} for a variant that takes none.
+def load_stage_one(config: ConfigDict, resnet: str) -> checkpoint.Loaded | None:
+    """The stage (i) run that this config begins with; None for a variant that takes none.
 
-    Raises ValueError when the run is missing, damaged, of another variant, or made with other networks, views or ranges.
+    Raises ValueError when the run is missing or damaged, was made with other ranges, or names something the variant has no use for.
     """
-    if not networks.variant.pretrained:
-        if run_folder:
-            raise ValueError(f"variant {config['variant']!r} begins with fresh weights; leave config.init_from empty, not {run_folder!r}")
-        return {}
-    if not run_folder:
-        raise ValueError(f"variant {config['variant']!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
-    loaded = checkpoint.load_params(run_folder)
+    variant = VARIANTS.get(config.variant)
+    if variant is None:
+        raise ValueError(f"variant is {config.variant!r}; expected one of {', '.join(VARIANTS)}")
+    if not variant.pretrained:
+        if config.init_from:
+            named = config.init_from
+            raise ValueError(f"variant {config.variant!r} begins with fresh weights; leave config.init_from empty, not {named!r}")
+        return None
+    if not config.init_from:
+        raise ValueError(f"variant {config.variant!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
+    if resnet:
+        raise ValueError(f"variant {config.variant!r} has the ResNet of its stage (i) run; leave --resnet out")
+    loaded = checkpoint.load_params(config.init_from)
     act.check_working_range(loaded.statistics)
+    return loaded
+
+
+def weights(loaded: checkpoint.Loaded, config: Mapping, networks: Networks) -> dict[str, Any]:
+    """Stage (i)'s weights for this config; ValueError when they are of another variant or were made with other networks or views."""
     before = training.filled(loaded.config)
     found = (line for name in SAME for line in training.compare(before[name], config[name], name))
     differences = [line for line in found if line.split(":")[0] not in FREE]
     if differences:
-        raise ValueError(f"{run_folder} was pre-trained otherwise; {'; '.join(differences)}. Use the same sections in both configs")
+        told = "; ".join(differences)
+        raise ValueError(f"{config['init_from']} was pre-trained otherwise; {told}. Use the same sections in both configs")
     return {name: checkpoint.part(loaded, name) for name in (("clamp", "policy") if networks.clamp is not None else ("policy",))}
 
 
@@ -90,8 +111,8 @@ def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
-        run(FLAGS.config, FLAGS.workdir)
-    except ValueError as error:
+        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -99,4 +120,5 @@ if __name__ == "__main__":
     FLAGS = flags.FLAGS
     config_flags.DEFINE_config_file("config", "experiments/configs/finetune.py:demo", "file:preset", lock_config=True)
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_string("resnet", "", "FILE, for variant scratch: ImageNet's ResNet-50, torchvision's or timm's safetensors")
     app.run(main)

@@ -18,25 +18,33 @@ from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import checkpoint, parallel, steps
 from clamp_jax.structs import TrainState
-from experiments import training
+from experiments import public, training
 
 
 def run(
-    config: ConfigDict, workdir: str | Path, *, stop_at: int | None = None, tell: training.Tell = training.print_progress
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    text: str = "",
+    resnet: str = "",
+    stop_at: int | None = None,
+    tell: training.Tell = training.print_progress,
 ) -> TrainState:
     """Pre-train in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
-    Raises ValueError for bad input, before anything is written.
+    text, resnet: public weights to begin with, as the flags name them. Raises ValueError for bad input, before anything is written.
     """
-    workdir, train = Path(workdir), config.train
     if config.variant == "scratch":
         raise ValueError("variant 'scratch' has no stage (i); run experiments.finetune with it, or pretrain another variant")
+    loaded = public.read(text, resnet)
+    config = public.resolve(config, loaded)
+    workdir, train = Path(workdir), config.train
     spec = training.make_spec(config, "pretrain")
     on = parallel.mesh()
-    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed)
+    batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed, tokenize=loaded.tokenize)
     example = batches.batch_at(0)
     parallel.check_divisible(example, on.size)
-    fresh = functools.partial(training.fresh_state, spec, config.seed, example)
+    fresh = functools.partial(training.fresh_state, spec, config.seed, example, loaded=loaded)
     shapes = training.state_shapes(spec, example)
     training.enter(workdir, config, "pretrain")
 
@@ -62,8 +70,8 @@ def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
-        run(FLAGS.config, FLAGS.workdir)
-    except ValueError as error:
+        run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet)
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -71,4 +79,6 @@ if __name__ == "__main__":
     FLAGS = flags.FLAGS
     config_flags.DEFINE_config_file("config", "experiments/configs/pretrain.py:demo", "file:preset", lock_config=True)
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+    flags.DEFINE_string("text", "", "clip:FOLDER, CLIP's text encoder, frozen: a folder with model.safetensors and tokenizer.json")
+    flags.DEFINE_string("resnet", "", "FILE, ImageNet's ResNet-50 to begin with: torchvision's or timm's safetensors")
     app.run(main)

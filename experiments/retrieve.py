@@ -25,27 +25,32 @@ from jaxtyping import ArrayLike
 
 from clamp_jax import act, metrics, parallel, sensors, steps
 from clamp_jax.data import pipeline, pools
+from clamp_jax.data.prompts import Tokenize
 from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.models.clamp import PAIRS
-from clamp_jax.models.tokenizer import Tokenizer
 from clamp_jax.networks import Networks
 from clamp_jax.structs import Batch
-from experiments import stages
+from experiments import public, stages, training
 
 SPLIT = 16  # examples embedded at once: bounds memory, not the result
 
 
-def measure(run: act.RunPolicy, dataset: pipeline.Dataset, *, size: int = 64, draws: int = 5, seed: int = 0) -> dict[str, dict[str, float]]:
+def measure(
+    run: act.RunPolicy, dataset: pipeline.Dataset, *, size: int = 64, draws: int = 5, seed: int = 0, text: str = ""
+) -> dict[str, dict[str, float]]:
     """{pair: {top1, chance, top1_permuted}} of the run's averaged weights, means over `draws` pools of `size` trajectories.
 
-    A pair without text does not see the permutation: its two numbers are one. Raises ValueError for a run without encoders
-    and for a data set with too few trajectories.
+    text: "clip:FOLDER" for a run with CLIP's text encoder. A pair without text does not see the permutation: its two numbers
+    are one. Raises ValueError for a run without encoders or without text and for a data set with too few trajectories.
     """
     if run.networks.clamp is None:
         raise ValueError("this run has no encoders (its variant is a baseline); give one that was pre-trained with --config.variant=clamp")
+    if run.networks.clamp.config.text is None:
+        raise ValueError("this run has no text encoder (ablation.text was False); give one that was pre-trained with text")
+    make = maker(run.networks, public.tokenizer(training.filled(run.loaded.config)["model"], text))
     embed, found = embedder(run.networks), []
-    for pool in pools.retrieval_pools(dataset, maker(run.networks), seed=seed, size=size, draws=draws):
+    for pool in pools.retrieval_pools(dataset, make, seed=seed, size=size, draws=draws):
         true = embed(run.params, pool.batch)
         found.append(pool_accuracy(true, true | {"text": encode_text(run.networks, run.params, pool.permuted_tokens)}))
     mean = jax.tree.map(lambda *values: float(np.mean(values)), *found)
@@ -62,13 +67,13 @@ def pool_accuracy(true: Mapping[str, Any], permuted: Mapping[str, Any]) -> dict[
     return found
 
 
-def maker(networks: Networks) -> pipeline.ExampleMaker:
+def maker(networks: Networks, tokenize: Tokenize) -> pipeline.ExampleMaker:
     """Examples as these networks take them; geoms stand in the slots of the sensor's capacity."""
     sensor = networks.sensor
     calibration = aloha_calibration(sensor.height, sensor.width)
     sizes = Sizes(geoms=sensor.capacity)
     about = {"calibration": calibration, "delays": sensors.delays(sensor)}
-    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, **about)
+    return pipeline.ExampleMaker(tokenize, text_length=networks.text_length, sizes=sizes, **about)
 
 
 def embedder(networks: Networks) -> Any:
@@ -100,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of a pre-training run")
     parser.add_argument("--data", type=Path, required=True, help="data set of one task that the run was not trained on")
     parser.add_argument("--part", choices=("all", "held_out"), default="all", help="held_out: the tenth that training left out")
+    parser.add_argument("--text", default="", help="clip:FOLDER, for a run that has CLIP's text encoder: the folder it began with")
     parser.add_argument("--pool", type=int, default=64)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--json", type=Path)
@@ -107,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run = act.load_run(args.checkpoint)
         dataset = pipeline.open_dataset(args.data, part=args.part)
-        found = measure(run._replace(params=jax.tree.map(jnp.asarray, run.params)), dataset, size=args.pool, draws=args.draws)
+        run = run._replace(params=jax.tree.map(jnp.asarray, run.params))
+        found = measure(run, dataset, size=args.pool, draws=args.draws, text=args.text)
     except (ValueError, OSError) as error:
         print(f"retrieve: {error}", file=sys.stderr)
         return 1

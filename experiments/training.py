@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 
 from clamp_jax import checkpoint, parallel, sensors, steps
 from clamp_jax.data import pipeline, stats
+from clamp_jax.data.prompts import Tokenize
 from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.geometry.kinematics import aloha_calibration
-from clamp_jax.models.tokenizer import Tokenizer
 from clamp_jax.networks import Networks, make_networks
 from clamp_jax.structs import Batch, Capacity, TrainState
+from experiments import public
 from experiments.configs import shared
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
@@ -28,7 +29,7 @@ CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
 
 # Fields that runs of earlier versions lack, at the values that mean what those did.
-LATER = {"ablation": shared.ablation().to_dict()}
+LATER = {"ablation": shared.ablation().to_dict(), "model": {"text": "own", "resnet": "own", "public": []}}
 
 # Initialisation runs once: without optimisation its compilation takes a quarter of the time.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -61,7 +62,9 @@ def print_progress(progress: Progress) -> None:
     print(progress, flush=True)
 
 
-def open_batches(data: ConfigDict, networks: Networks, *, batch: int, seed: int) -> tuple[pipeline.Batches, dict[str, Any]]:
+def open_batches(
+    data: ConfigDict, networks: Networks, *, batch: int, seed: int, tokenize: Tokenize = public.NOTHING.tokenize
+) -> tuple[pipeline.Batches, dict[str, Any]]:
     """The batches of a config's section `data`, and the statistics document that travels with the weights.
 
     Raises ValueError when there are no data, they leave the robot's working range, or cannot fill a batch.
@@ -77,17 +80,17 @@ def open_batches(data: ConfigDict, networks: Networks, *, batch: int, seed: int)
     ]
     statistics = stats.compute([dataset.reader for dataset in datasets])
     stats.check(statistics)
-    maker = make_examples(data, networks)
+    maker = make_examples(data, networks, tokenize)
     batches = pipeline.Batches(datasets, maker, batch=batch, seed=seed, shuffle_objects=data["shuffle_objects"])
     return batches, statistics_document(statistics)
 
 
-def make_examples(data: ConfigDict, networks: Networks) -> pipeline.ExampleMaker:
+def make_examples(data: ConfigDict, networks: Networks, tokenize: Tokenize = public.NOTHING.tokenize) -> pipeline.ExampleMaker:
     """How frames become examples, of a config's section `data`."""
     calibration = aloha_calibration(networks.sensor.height, networks.sensor.width)
     sizes = Sizes(data["bodies"], data["qpos"], Capacity(**data["capacity"]))
     about = {"calibration": calibration, "delays": sensors.delays(networks.sensor)}
-    return pipeline.ExampleMaker(Tokenizer().encode, text_length=networks.text_length, sizes=sizes, **about)
+    return pipeline.ExampleMaker(tokenize, text_length=networks.text_length, sizes=sizes, **about)
 
 
 def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:
@@ -244,12 +247,18 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def fresh_state(spec: steps.Spec, seed: int, example: Batch, pretrained: Mapping[str, Any] = MappingProxyType({})) -> TrainState:
-    """The first state of a run for batches like `example`: the networks in `pretrained` as they are, the others fresh."""
+def fresh_state(
+    spec: steps.Spec,
+    seed: int,
+    example: Batch,
+    pretrained: Mapping[str, Any] = MappingProxyType({}),
+    loaded: public.Public = public.NOTHING,
+) -> TrainState:
+    """The first state of a run for batches like `example`: the networks in `pretrained` as they are, the others fresh or `loaded`."""
     params = dict(pretrained)
     if set(params) != ({"policy"} if spec.networks.clamp is None else {"clamp", "policy"}):
         init = jax.jit(lambda key: steps.init_params(spec.networks, key, example), compiler_options=QUICK)
-        params = init(jax.random.key(seed)) | params
+        params = public.insert(init(jax.random.key(seed)), loaded) | params
     return steps.begin(spec, params)
 
 

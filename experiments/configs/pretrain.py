@@ -58,6 +58,7 @@ def _paper() -> ConfigDict:
     """The paper's scale, for 64 accelerators."""
     config = ConfigDict()
     config.model = shared.model("B/16")  # ours: ViT-B/16, 224 px views (arXiv 2602.00937), 480 x 640 cameras (arXiv 2410.13126)
+    config.model.text = "clip"  # arXiv 2602.00937; ours: frozen, with a trained projection
     config.data = shared.data()  # 4,500 demonstrations a task (arXiv 2602.00937)
     config.data.threads = 16
     config.sensor = shared.sensor("d405")  # the real cell's stereo cameras; ours

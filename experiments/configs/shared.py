@@ -10,6 +10,9 @@ def model(preset: str) -> ConfigDict:
     section = ConfigDict()
     section.preset = preset  # "debug", "demo", "Ti/16", "S/16", "B/16"; ours: the paper says neither ViT size nor patch
     section.overrides = ()  # pairs of a dotted path in the preset and a value, e.g. (("policy.encoder.depth", 4),); ours
+    section.text = "own"  # text encoder: "own", small and trained from scratch; "clip", which --text clip:FOLDER has to name
+    section.resnet = "own"  # "own": from scratch, with GroupNorm (ours); --resnet FILE begins with ImageNet's (2410.13126; remembered)
+    section.public = ()  # the sizes of what --text and --resnet loaded, as overrides are written; the program writes them
     return section
 
 
