@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from clamp_jax.losses import unit
+from clamp_jax.losses import cosines, unit
 
 
 class Retrieval(NamedTuple):
@@ -22,7 +22,7 @@ class Retrieval(NamedTuple):
 
 def retrieval_top1(x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n d"]) -> Retrieval:
     """Top-1 retrieval by cosine in a pool of n pairs; equal embeddings throughout count as chance."""
-    similarity = unit(x) @ unit(y).T
+    similarity = cosines(unit(x), unit(y))
     rows = jnp.arange(similarity.shape[0])
     forward = jnp.mean(jnp.argmax(similarity, axis=1) == rows)
     backward = jnp.mean(jnp.argmax(similarity, axis=0) == rows)

@@ -14,17 +14,18 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from clamp_jax import batching, losses, metrics
+from clamp_jax import batching, losses, metrics, ring
 from clamp_jax.structs import Batch, TrainState
 
 AXIS = "data"
 MAPPINGS = ("jit", "pmap")
+PAIR_LOSSES = ("ring", "plain")
 
 
 class Reduction(NamedTuple):
     """What a step needs to know of the devices and of the other rows of the global batch, handed in by `map_step`."""
 
-    pair: Callable[..., tuple[Array, Array]]  # (x (b,d), y (b,d), log_scale, bias) -> (sigmoid loss, in-batch top-1)
+    pair: Callable[..., tuple[Array, Array]]  # (x (b,d), y (b,d), log_scale, bias, row_ids (b,3) | None) -> (sigmoid loss, in-batch top-1)
     mean: Callable[[Any], Any]  # tree of means over this device's rows -> tree of means over the global batch's
     each: Callable[..., Any]  # (function of one example, *batched trees) -> batched result; no gradient goes through it
     shift: Callable[[Array], Array]  # rows of the global batch -> each row's neighbour's, in the order in which devices hold them
@@ -72,6 +73,7 @@ def map_step(
     on: Mesh,
     *,
     mapping: str = "jit",
+    pair_loss: str = "ring",
     donate: bool = True,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
@@ -79,18 +81,18 @@ def map_step(
 
     The state goes in and comes out replicated (`replicate`) and is donated; the batch goes in as `shard` leaves it.
     jax.pmap is in maintenance and jit + shard_map underneath: jit with shardings is the default, pmap the other value;
-    `compiler_options` are XLA's. Raises ValueError for another mapping.
+    `pair_loss` is the form of the sigmoid loss: "ring" needs a block of (b/D) x (b/D) pairs at a time, "plain" all b/D rows
+    of them; `compiler_options` are XLA's. Raises ValueError for another mapping or form.
     """
     if mapping == "jit":
-        return _map_jit(step, on, donate, compiler_options)
+        return _map_jit(step, on_mesh(on, pair_loss), on, donate, compiler_options)
     if mapping == "pmap":
-        return _map_pmap(step, on, compiler_options)
+        return _map_pmap(step, over_axis(AXIS, pair_loss), on, compiler_options)
     raise ValueError(f"mapping is {mapping!r}; expected one of {MAPPINGS}")
 
 
-def _map_jit(step: Callable, on: Mesh, donate: bool, compiler_options: Mapping[str, Any] | None) -> Callable:
+def _map_jit(step: Callable, reduction: Reduction, on: Mesh, donate: bool, compiler_options: Mapping[str, Any] | None) -> Callable:
     whole, rows = NamedSharding(on, PartitionSpec()), NamedSharding(on, PartitionSpec(AXIS))
-    reduction = GLOBAL._replace(each=functools.partial(_each_on, on))
     return jax.jit(
         lambda state, batch: step(state, batch, reduction),
         in_shardings=(whole, rows),
@@ -100,11 +102,11 @@ def _map_jit(step: Callable, on: Mesh, donate: bool, compiler_options: Mapping[s
     )
 
 
-def _map_pmap(step: Callable, on: Mesh, compiler_options: Mapping[str, Any] | None) -> Callable:
+def _map_pmap(step: Callable, reduction: Reduction, on: Mesh, compiler_options: Mapping[str, Any] | None) -> Callable:
     """Not donated: pmap copies a state that comes without a device axis anyway."""
     devices = on.devices.ravel().tolist()
     body = jax.pmap(
-        lambda state, batch: step(state, _join_keys(batch), over_axis(AXIS)),
+        lambda state, batch: step(state, _join_keys(batch), reduction),
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
@@ -136,24 +138,39 @@ def _join_keys(batch: Batch) -> Batch:
     return batch._replace(keys=jnp.concatenate([batch.keys["states"], batch.keys["images"]]))
 
 
-def _pair_global(x: Array, y: Array, log_scale: Array, bias: Array) -> tuple[Array, Array]:
+def _pair_global(x: Array, y: Array, log_scale: Array, bias: Array, ids: Array | None = None) -> tuple[Array, Array]:
     """The sigmoid loss (Eq. 1 of arXiv 2303.15343) and top-1 (mean of both directions) of one pair over all rows."""
     top1 = metrics.retrieval_top1(*jax.lax.stop_gradient((x, y))).top1
-    return losses.sigmoid_loss(x, y, log_scale, bias), top1
+    return losses.sigmoid_loss(x, y, log_scale, bias, ids=ids), top1
 
 
-def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array) -> tuple[Array, Array]:
+def _pair_on(on: Mesh, x: Array, y: Array, log_scale: Array, bias: Array, ids: Array | None = None) -> tuple[Array, Array]:
+    """The same over a mesh, round the ring of its devices.
+
+    Every device's share comes out as a row and the mean is taken outside: what is replicated inside has no gradient to divide.
+    """
+    rows, whole = PartitionSpec(AXIS), PartitionSpec()
+
+    def share(*arguments: Array | None) -> tuple[Array, Array]:
+        loss, top1 = ring.pair(AXIS, *arguments)
+        return loss[None], top1[None]
+
+    mapped = jax.shard_map(share, mesh=on, in_specs=(rows, rows, whole, whole, rows), out_specs=rows, check_vma=False)
+    return jax.tree.map(jnp.mean, mapped(x, y, log_scale, bias, ids))
+
+
+def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array, ids: Array | None = None) -> tuple[Array, Array]:
     """This device's rows of x against the gathered rows of y: negatives are those of the whole global batch.
 
     The gathered rows carry their gradient: all_gather is transposed into a sum over devices, so that the mean over devices of
     the gradients is exact (a stop-gradient on the negatives leaves 0.45 of it).
     """
     x, y = losses.unit(x), losses.unit(y)
-    every_x, every_y = (jax.lax.all_gather(z, axis, tiled=True) for z in (x, y))
+    every_x, every_y, every_id = (None if z is None else jax.lax.all_gather(z, axis, tiled=True) for z in (x, y, ids))
     own = jax.lax.axis_index(axis) * len(x) + jnp.arange(len(x))
     positive = own[:, None] == jnp.arange(len(every_y))[None, :]
-    loss = losses.sigmoid_block(x, every_y, log_scale, bias, positive) / len(x)
-    found = [jnp.argmax(rows @ others.T, axis=1) == own for rows, others in ((x, every_y), (y, every_x))]
+    loss = losses.sigmoid_block(x, every_y, log_scale, bias, positive, ids=None if ids is None else (ids, every_id)) / len(x)
+    found = [jnp.argmax(losses.cosines(rows, others), axis=1) == own for rows, others in ((x, every_y), (y, every_x))]
     return loss, jnp.mean(jnp.stack(found).astype(jnp.float32))
 
 
@@ -172,10 +189,23 @@ def _shift_over_axis(axis: str, x: Array) -> Array:
     return jnp.concatenate([last, x[:-1]])
 
 
-def over_axis(axis: str) -> Reduction:
+def on_mesh(on: Mesh, pair_loss: str = "ring") -> Reduction:
+    """The reductions of a step that sees the whole batch, whose rows are split over a mesh; one device has nothing to send round."""
+    goes_round = _goes_round(pair_loss) and on.size > 1
+    return GLOBAL._replace(pair=functools.partial(_pair_on, on) if goes_round else _pair_global, each=functools.partial(_each_on, on))
+
+
+def over_axis(axis: str, pair_loss: str = "ring") -> Reduction:
     """The reductions of a step whose rows are split over a named axis."""
+    pair = functools.partial(ring.pair if _goes_round(pair_loss) else _pair_over_axis, axis)
     mean, shift = functools.partial(jax.lax.pmean, axis_name=axis), functools.partial(_shift_over_axis, axis)
-    return Reduction(functools.partial(_pair_over_axis, axis), mean, batching.each, shift)
+    return Reduction(pair, mean, batching.each, shift)
+
+
+def _goes_round(pair_loss: str) -> bool:
+    if pair_loss not in PAIR_LOSSES:
+        raise ValueError(f"pair_loss is {pair_loss!r}; expected one of {PAIR_LOSSES}")
+    return pair_loss == "ring"
 
 
 # The step sees the whole batch.

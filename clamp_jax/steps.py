@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from clamp_jax import diffusion, observe, optim, parallel
+from clamp_jax import diffusion, losses, observe, optim, parallel
 from clamp_jax.data.transforms import normalise
 from clamp_jax.models.attention import Encoded
 from clamp_jax.networks import Networks
@@ -33,6 +33,7 @@ class Spec(NamedTuple):
     trained: tuple[str, ...]  # which networks this stage updates; the others are frozen
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
+    mask_false_negatives: bool = True  # pairs of one trajectory or one prompt are no negatives
 
 
 class Inputs(NamedTuple):
@@ -52,6 +53,7 @@ class Goals(NamedTuple):
     actions: Float[Array, "b t 14"]  # normalised
     mask: Bool[Array, "b t"]
     keys: Array  # (b,) for timesteps and noise
+    ids: UInt32[Array, "b 3"] | None  # by which false negatives are told (`losses.row_ids`); None: all other rows are negatives
 
 
 def make_optimiser(
@@ -108,6 +110,7 @@ def pretrain_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduct
     """One step of stage (i): three pair losses for the encoders, and the policy's diffusion loss behind a stop-gradient."""
     networks = spec.networks
     inputs, goals = prepare(networks, batch, reduction)
+    goals = goals if spec.mask_false_negatives else goals._replace(ids=None)
 
     def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
         contrastive, embeddings, found = contrast(networks, params, inputs, goals, reduction)
@@ -141,7 +144,8 @@ def prepare(networks: Networks, batch: Batch, reduction: Reduction) -> tuple[Inp
     inputs = see(networks, observation, keys[:, 1], reduction)
     parts = [(part.labels, part.target) for part in (batch.states, batch.images) if part is not None]
     labels, target = _concatenate(parts)
-    return inputs, Goals(labels.tokens, normalise(target.actions), target.mask, keys[:, 2])
+    ids = losses.row_ids(labels.trajectory, labels.tokens)
+    return inputs, Goals(labels.tokens, normalise(target.actions), target.mask, keys[:, 2], ids)
 
 
 def observations(networks: Networks, batch: Batch, keys: Array, reduction: Reduction) -> Observation:
@@ -213,7 +217,7 @@ def contrast(
     for pair in networks.clamp.config.pairs:
         one, two = (by_name[name] for name in pair.split("_"))
         log_scale, bias = scales[pair]
-        loss, top1 = reduction.pair(one, two, log_scale, bias)
+        loss, top1 = reduction.pair(one, two, log_scale, bias, goals.ids)
         total = total + loss
         found |= {f"loss/{pair}": loss, f"top1/{pair}": top1, f"t/{pair}": jnp.exp(log_scale), f"b/{pair}": bias}
     return total, embeddings, found

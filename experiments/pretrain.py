@@ -37,8 +37,9 @@ def run(
     if config.variant == "scratch":
         raise ValueError("variant 'scratch' has no stage (i); run experiments.finetune with it, or pretrain another variant")
     loaded = public.read(text, resnet)
-    config = public.resolve(config, loaded)
-    workdir, train = Path(workdir), config.train
+    workdir = Path(workdir)
+    config = training.as_begun(workdir, public.resolve(config, loaded))
+    train = config.train
     spec = training.make_spec(config, "pretrain")
     on = parallel.mesh()
     batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed, tokenize=loaded.tokenize)
@@ -46,10 +47,10 @@ def run(
     parallel.check_divisible(example, on.size)
     fresh = functools.partial(training.fresh_state, spec, config.seed, example, loaded=loaded)
     shapes = training.state_shapes(spec, example)
+    body, form = functools.partial(steps.pretrain_step, spec), train.get("pair_loss", "plain")
+    step = parallel.map_step(body, on, mapping=train.mapping, pair_loss=form, compiler_options=dict(train.compiler_options))
     training.enter(workdir, config, "pretrain")
 
-    body = functools.partial(steps.pretrain_step, spec)
-    step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
     with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)

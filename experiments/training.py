@@ -27,7 +27,8 @@ from experiments.configs import shared
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
-
+# Fields whose absence means what was done before there were any: a run is taken up as it was begun.
+ADDED = ("train.pair_loss", "train.mask_false_negatives")
 # Fields that runs of earlier versions lack, at the values that mean what those did.
 LATER = {"ablation": shared.ablation().to_dict(), "model": {"text": "own", "resnet": "own", "public": []}}
 
@@ -120,7 +121,19 @@ def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
         clip=config.optimiser.clip,
         frozen=steps.frozen_parts(networks),
     )
-    return steps.Spec(networks, optimiser, trained, config.train.ema_power, config.train.ema_maximum)
+    masked = config.train.get("mask_false_negatives", False)
+    return steps.Spec(networks, optimiser, trained, config.train.ema_power, config.train.ema_maximum, masked)
+
+
+def as_begun(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """The config without those ADDED fields that the run in the folder, if there is one, was begun before."""
+    path, config = workdir / CONFIG_FILE, config.copy_and_resolve_references()
+    before = json.loads(path.read_text()) if path.exists() else plain(config)
+    with config.unlocked():
+        for section, field in (name.split(".") for name in ADDED):
+            if field in config[section] and field not in before[section]:
+                del config[section][field]
+    return config
 
 
 def enter(workdir: Path, config: ConfigDict, stage: str) -> None:

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from clamp_jax import parallel
 from clamp_jax.data.transforms import SIZES
 from clamp_jax.structs import CHUNK, HISTORY
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import render, scene, sim, simulating, splat_jax, splat_numpy, step, timing, work
+from experiments.benchmark import pairs, render, scene, sim, simulating, splat_jax, splat_numpy, step, timing, work
 
 WORLD = simulating.World("drawer_close", "primitive")
 
@@ -86,6 +87,41 @@ def test_what_is_missing_is_said(monkeypatch, capsys):
     assert command.main(["render", "--repeats", "0", "--skip-raycast"]) == 1
     assert command.main(["render", "--device", "gpu", "--points", "400"]) == 1
     assert "found no accelerator" in capsys.readouterr().err
+
+
+def test_forms_of_the_loss_are_compared_and_then_measured(tmp_path, capsys):
+    arguments = ["loss", "--batch", "64", "--embedding", "8", "--devices", "2", "--repeats", "1"]
+    assert command.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    found = command.json.loads((tmp_path / "out.json").read_text())["losses"]
+    assert [(cell["devices"], cell["masked"]) for cell in found] == [(2, False), (2, True)]
+    for cell in found:
+        assert cell["gradients_differ_by"] <= 1e-6
+        for form in pairs.FORMS:
+            assert 0 < cell[form]["min_ms"] <= cell[form]["median_ms"] <= cell[form]["max_ms"] and cell[form]["temporary_mib"] > 0
+        assert cell["ring_over_plain_memory"] == pytest.approx(cell["ring"]["temporary_mib"] / cell["plain"]["temporary_mib"])
+    assert "2 devices, with a mask: plain" in capsys.readouterr().err
+
+
+def test_forms_of_the_loss_that_differ_are_not_measured(monkeypatch):
+    on, rows = parallel.mesh(jax.devices()[:2]), pairs.make_rows(8, 4)
+    results = {"plain": ((1.0, 0.0), (np.ones(3),) * 4), "ring": ((1.0, 0.0), (np.full(3, 1.01),) * 4)}
+    monkeypatch.setattr(pairs, "compile_form", lambda on, form, *_: pairs.Made(lambda: results[form], 1, 1.0))
+    with pytest.raises(ValueError, match="gradients of the two forms differ by 1.0e-02 of their norm on 2 devices"):
+        pairs.cell(on, rows, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "give 1 or more rows"),
+        (["--batch", "10", "--devices", "2", "4"], "a batch of 10 does not divide by 4 devices"),
+        (["--batch", "8", "--devices", "8"], "8 devices are asked for and 4 are there; give fewer"),
+        (["--device", "gpu"], "--device gpu found no accelerator"),
+    ],
+)
+def test_what_a_loss_cannot_be_measured_on_is_said(arguments, message, capsys):
+    assert command.main(["loss", *arguments]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_part_of_the_simulation_that_takes_too_long_is_said(capsys):

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "observe": ["models", "losses", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy"],
     "models": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "losses"],
     "losses": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
+    "ring": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
     "diffusion": ["geometry", "render", "observe", "steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "models"],
     "networks": ["steps", "act", "parallel", "checkpoint", "data", "sim", "deploy", "losses"],
     "steps": ["sim", "deploy", "checkpoint", "act"],

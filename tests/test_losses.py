@@ -74,3 +74,32 @@ def test_false_negatives_are_of_one_trajectory_or_one_prompt():
     want = np.zeros((4, 4), bool)
     want[0, 2] = want[2, 0] = want[1, 3] = want[3, 1] = True
     np.testing.assert_array_equal(losses.false_negatives(trajectory, tokens), want)
+
+
+def test_ids_mask_false_negatives():
+    """Row ids say block by block what the plain statement says at once; what belongs together counts all the same."""
+    rng = np.random.default_rng(2)
+    trajectory, tokens = rng.integers(0, 9, N).astype(np.int32), rng.integers(0, 2, (N, 2)).astype(np.int32)
+    leave_out = losses.false_negatives(trajectory, tokens)
+    assert 0 < leave_out.sum() < N * (N - 1)
+    ids = losses.row_ids(trajectory, tokens)
+    np.testing.assert_array_equal(losses.alike(ids, ids), leave_out | np.eye(N, dtype=bool))
+    x, y = _embeddings()
+    np.testing.assert_allclose(losses.sigmoid_loss(x, y, 1.0, -2.0, ids=ids), losses.sigmoid_loss(x, y, 1.0, -2.0, ~leave_out), rtol=1e-6)
+    everyone = jnp.zeros_like(ids)
+    alone = np.eye(N, dtype=bool)
+    np.testing.assert_allclose(losses.sigmoid_loss(x, y, 1.0, -2.0, ids=everyone), losses.sigmoid_loss(x, y, 1.0, -2.0, alone), rtol=1e-6)
+
+
+def test_bits_of_a_prompt_tell_prompts_apart():
+    """Prompts that differ in two places, in every way: a word alone meets itself as often as chance has it, both never."""
+    first, second = np.divmod(np.arange(2**17, dtype=np.int32), 512)
+    tokens = np.full((2**17, 6), 7, np.int32)
+    tokens[:, 1], tokens[:, 4] = first, second
+    ids = np.asarray(jax.jit(losses.row_ids)(np.zeros(2**17, np.int32), tokens))[:, 1:]
+    assert len(np.unique(ids, axis=0)) == 2**17
+    expected = 2**34 / 2 / 2**32
+    for word in ids.T:
+        assert 2**17 - len(np.unique(word)) <= 4 * expected + 4
+    turned = np.asarray(losses.row_ids(np.zeros(2, np.int32), np.array([[3, 5, 0], [5, 3, 0]], np.int32)))
+    assert (turned[0, 1:] != turned[1, 1:]).all()

@@ -66,6 +66,43 @@ def test_the_runs_policy_can_be_loaded(straight):
     assert "text" in run.params["clamp"] and "text" not in policy.params["clamp"]
 
 
+def test_a_run_that_is_older_than_a_field_is_taken_up_as_it_was_begun(straight, data, tmp_path):
+    """Again and again: its config stays as it was, plain and without a mask; a new run has what the config says."""
+    config = tiny.config("pretrain", data)
+    assert (config.train.pair_loss, config.train.mask_false_negatives) == ("ring", True)
+    assert training.make_spec(config, "pretrain").mask_false_negatives
+    assert training.as_begun(tmp_path, config) == config
+    training.enter(tmp_path, config, "pretrain")
+    assert training.as_begun(tmp_path, config) == config
+    path = tmp_path / training.CONFIG_FILE
+    old = json.loads(path.read_text())
+    for name in ("pair_loss", "mask_false_negatives"):
+        del old["train"][name]
+    path.write_text(json.dumps(old))
+    for _ in range(2):
+        begun = training.as_begun(tmp_path, config)
+        assert "pair_loss" not in begun.train and begun.is_locked
+        assert not training.make_spec(begun, "pretrain").mask_false_negatives
+        training.enter(tmp_path, begun, "pretrain")
+        assert json.loads(path.read_text()) == old
+    config.train.mask_false_negatives = False
+    with pytest.raises(ValueError, match="train.mask_false_negatives: was True, is False"):
+        pretrain.run(config, straight[0])
+
+
+def test_a_run_that_is_older_than_a_section_is_the_same_run(data, tmp_path):
+    config = tiny.config("pretrain", data)
+    training.enter(tmp_path, config, "pretrain")
+    path = tmp_path / training.CONFIG_FILE
+    old = json.loads(path.read_text())
+    del old["ablation"], old["model"]["text"], old["model"]["resnet"], old["model"]["public"]
+    path.write_text(json.dumps(old))
+    other = tiny.config("pretrain", data, ablation__text=False)
+    with pytest.raises(ValueError, match="ablation.text: was True, is False"):
+        training.enter(tmp_path, other, "pretrain")
+    training.enter(tmp_path, config, "pretrain")
+
+
 def test_another_config_in_the_same_folder_is_refused(data, straight):
     before = (straight[0] / training.CONFIG_FILE).read_text()
     with pytest.raises(ValueError, match="holds a run of another config; optimiser.rates.clamp: was 0.001, is 0.5; seed: was 0, is 3"):
@@ -87,6 +124,7 @@ def test_other_data_in_the_same_folder_are_refused(straight, tmp_path):
         ({"train__batch": 5}, "batch of 5 recorded examples does not divide by 4 devices; make it 4 or 8"),
         ({"model__preset": "demmo"}, "did you mean 'demo'"),
         ({"data__weights": (1.0, 2.0)}, "2 numbers for 1 data sets"),
+        ({"train__pair_loss": "rign"}, "pair_loss is 'rign'; expected one of"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(data, tmp_path, changes, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from clamp_jax import networks, parallel, steps
+from clamp_jax import losses, networks, parallel, steps
 from clamp_jax.structs import Batch
 
 
@@ -58,6 +58,27 @@ def test_a_blind_policy_is_told_nothing_by_pixels_and_past(root):
     assert float(one["loss"]) == float(two["loss"])
     moved = batch._replace(images=batch.images._replace(observation=batch.images.observation._replace(joints=other.joints + 0.3)))
     assert float(step(state, moved)["loss"]) != float(one["loss"])
+
+
+def test_false_negatives_are_told_to_the_losses_unless_that_is_switched_off(root):
+    spec = tiny.spec()
+    batch = images_only(tiny.make_batches(root, spec).batch_at(0))
+    labels = batch.images.labels._replace(trajectory=batch.images.labels.trajectory % 5)
+    batch = batch._replace(images=batch.images._replace(labels=labels))
+    ids = jax.jit(lambda batch: steps.prepare(spec.networks, batch, parallel.GLOBAL)[1].ids, compiler_options=tiny.FAST)(batch)
+    expected = losses.false_negatives(labels.trajectory, labels.tokens)
+    assert expected.any()
+    np.testing.assert_array_equal(losses.alike(ids, ids) & ~np.eye(len(ids), dtype=bool), expected)
+
+    def told(spec):
+        given = []
+        pair = lambda x, y, log_scale, bias, ids: given.append(ids) or (jnp.zeros(()), jnp.zeros(()))  # noqa: E731
+        state = jax.eval_shape(lambda: steps.init(spec, jax.random.key(0), batch))
+        jax.eval_shape(lambda *args: steps.pretrain_step(spec, *args, parallel.GLOBAL._replace(pair=pair)), state, batch)
+        return [None if ids is None else ids.shape for ids in given]
+
+    assert told(spec) == [(8, 3)] * 3
+    assert told(spec._replace(mask_false_negatives=False)) == [None] * 3
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
     python -m experiments.benchmark step --preset demo --batch 32 --json out.json
     python -m experiments.benchmark sensors --size 64 --batch 32 --json out.json
     python -m experiments.benchmark render --json out.json
+    python -m experiments.benchmark loss --batch 4096 --devices 8 --json out.json
     python -m experiments.benchmark sim --task can_opener_in_caddy --json out.json
     python -m experiments.benchmark sim --device gpu --json out.json
 
@@ -24,7 +25,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments import report, stages
-from experiments.benchmark import render, sim, step
+from experiments.benchmark import pairs, render, sim, step
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,6 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         part.add_argument("--batch", type=int, default=32)
         part.add_argument("--repeats", type=int, default=10)
     render.add_arguments(parts.add_parser("render", help="splatting beside its peers, and the ray caster beside MuJoCo's renderer"))
+    pairs.add_arguments(parts.add_parser("loss", help="the sigmoid loss round the ring beside the plain one: memory and time"))
     sim.add_arguments(parts.add_parser("sim", help="engines, cameras and the making of demonstrations"))
     for part in parts.choices.values():
         part.add_argument("--json", type=Path, help="where the figures go")
@@ -51,7 +53,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return step.time_step(args.preset, args.batch, args.repeats)
     if args.what == "sensors":
         return step.time_sensors(args.size, args.batch, args.repeats)
-    return {"render": render.measure, "sim": sim.measure}[args.what](args)
+    return {"render": render.measure, "loss": pairs.measure, "sim": sim.measure}[args.what](args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ def get_config(preset: str = "demo") -> ConfigDict:
     config.variant = "clamp"  # "clamp", "policy_pretrained" or "blind": clamp_jax/steps.py
     config.views = shared.views()
     config.ablation = shared.ablation()
+    config.train.update(shared.pair_losses())
     return config.lock()
 
 

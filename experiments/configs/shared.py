@@ -86,3 +86,11 @@ def train(*, batch: int, steps: int, log_every: int, save_every: int) -> ConfigD
     section.keep_last = 2  # checkpoints kept; ours
     section.keep_every = 0  # steps whose multiples are kept for ever, 0 for none; ours
     return section
+
+
+def pair_losses() -> ConfigDict:
+    """What stage (i)'s loop has beside; runs that are older than a field are taken up without it: plain, and nothing masked."""
+    section = ConfigDict()
+    section.pair_loss = "ring"  # "ring": rows travel round the devices, a block of pairs at a time; "plain": all at once; ours
+    section.mask_false_negatives = True  # rows of one trajectory or with one prompt are not each other's negatives; ours
+    return section
