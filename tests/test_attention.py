@@ -105,7 +105,26 @@ def test_rematerialised_gradients_are_the_same(small):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *gradients)
 
 
+def test_the_fused_kernel_is_asked_for_where_it_takes_the_shapes(monkeypatch):
+    """It needs a GPU to run: here it is seen what jax is asked, and that the mask is as large as the kernel wants it."""
+    asked = []
+
+    def record(query, key, value, *, mask, is_causal, implementation):
+        asked.append((implementation, None if mask is None else mask.shape))
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    half = lambda count: jnp.zeros((2, count, 3, 8), jnp.bfloat16)  # noqa: E731
+    for queries, keys, masked in [(6, 4, True), (6, 4, False), (1, 4, True), (6, 51, True), (1, 51, False)]:
+        attend(half(queries), half(keys), half(keys), np.ones((2, keys), bool) if masked else None, implementation="cudnn")
+    assert asked == [("cudnn", (2, 1, 6, 4)), ("cudnn", None), ("xla", (2, 1, 1, 4)), ("xla", (2, 1, 1, 51)), ("cudnn", None)]
+    with pytest.raises(ValueError, match="got float32; it computes in half precision"):
+        attend(jnp.zeros((1, 2, 1, 8)), jnp.zeros((1, 2, 1, 8)), jnp.zeros((1, 2, 1, 8)), implementation="cudnn")
+
+
 def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="implementation of attention is 'flash'; expected one of auto, plain, xla, cudnn"):
+        attend(jnp.zeros((1, 2, 1, 8)), jnp.zeros((1, 2, 1, 8)), jnp.zeros((1, 2, 1, 8)), implementation="flash")
     with pytest.raises(ValueError, match="'swish'.*gelu"):
         activation("swish")
     with pytest.raises(ValueError, match="width 12 does not divide into 5 heads"):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from clamp_jax.models.position import STRING_KINDS, Mixer, StringPosition, check_kind, fold
 
+IMPLEMENTATIONS = ("auto", "plain", "xla", "cudnn")
 MASKED = -1e30  # added to logits; a row in which all are masked stays finite
 
 
@@ -27,7 +28,9 @@ class TransformerConfig(NamedTuple):
     causal: bool = False
     activation: str = "gelu"  # "gelu", "exact_gelu" or "quick_gelu" (CLIP's)
     remat: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
-    implementation: str = "auto"  # of attention: "plain" (ours, half the time on CPU), or jax.nn's: "auto", "xla" (what exports), "cudnn"
+    # Of attention: "plain" (ours, half the time on CPU), or jax.nn's "auto", "xla" (what exports), or "cudnn", the fused kernel of an
+    # NVIDIA GPU in bfloat16, where it takes the shapes (not a probe's one query, not 51 masked commands); XLA's there.
+    implementation: str = "auto"
     dtype: str = "float32"  # of the computation; parameters are float32
     epsilon: float = 1e-5  # of LayerNorm; CLIP's
 
@@ -63,12 +66,28 @@ def attend(
     causal: bool = False,
     implementation: str = "auto",
 ) -> Float[Array, "b n heads d"]:
-    """softmax(q.k / sqrt(d)) v over the keys where `mask` is True; the plain mean of all values where it is nowhere."""
+    """softmax(q.k / sqrt(d)) v over the keys where `mask` is True; the plain mean of all values where it is nowhere.
+
+    implementation: of TransformerConfig. Raises ValueError for another, and for the fused kernel with other than half precision.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation of attention is {implementation!r}; expected one of {', '.join(IMPLEMENTATIONS)}")
     mask = None if mask is None else jnp.asarray(mask)[:, None, None, :]
     if implementation == "plain":
         return _plain_attention(query, key, value, mask, causal)
+    if implementation == "cudnn" and not _fits_cudnn(query, key, mask):
+        implementation = "xla"
+    if implementation == "cudnn" and mask is not None:  # the kernel does not broadcast over queries
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1]))
     chosen = None if implementation == "auto" else implementation
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=chosen)
+
+
+def _fits_cudnn(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> bool:
+    """Whether the fused kernel takes this attention: with a mask it trains on even numbers of queries and keys alone."""
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(f'attention "cudnn" got {query.dtype}; it computes in half precision: override ("*.dtype", "bfloat16") too')
+    return query.shape[-1] % 8 == 0 and (mask is None or (query.shape[1] % 2 == 0 and key.shape[1] % 2 == 0))
 
 
 def _plain_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
