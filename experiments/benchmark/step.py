@@ -28,7 +28,8 @@ def make_batch(task_name: str, batch: int, text_length: int, size: tuple[int, in
     def one(index: int) -> StateExample:
         qpos = pad_qpos(starts.qpos[index], sizes.qpos)
         moment = (kinematics.aloha_calibration(*size), rollout.HOME_ACTION, *past_chunk(actions, 50))
-        return StateExample(SceneState(qpos, tree, geoms), *moment, Labels(tokens, np.int32(index)), Target(*future_chunk(actions, 50)))
+        labels = Labels(np.roll(tokens, index), np.int32(index))  # one prompt for all would leave all of them out of the losses
+        return StateExample(SceneState(qpos, tree, geoms), *moment, labels, Target(*future_chunk(actions, 50)))
 
     rows = [one(index) for index in range(batch)]
     return Batch(jax.tree.map(lambda *leaves: np.stack(leaves), *rows), None, example_keys(0, 0, np.arange(batch)))
