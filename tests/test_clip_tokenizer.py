@@ -70,7 +70,7 @@ def test_every_task_keeps_instruction_and_progress(which, request):
         assert tokens.shape == (LENGTH,) and tokens[counted.used - 1] == tokenizer.end
         assert counted.least <= counted.used <= min(counted.whole, LENGTH)
         assert counted.left_out == episode.object_names[len(episode.object_names) - len(counted.left_out) :], "from the end"
-        assert len(warned) == bool(counted.left_out) and all(f"{list(counted.left_out)} left out" in text for text in warned)
+        assert len(warned) == bool(counted.left_out) and all(f"{len(counted.left_out)} of " in text for text in warned)
         found.append(counted)
     show(which, found)
     assert max(counted.least for counted in found) <= LENGTH

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from clamp_jax.data.prompts import fitting_prompt, object_order, prompt, quantise
+from clamp_jax.data.prompts import fitting_prompt, leaving_order, object_order, prompt, quantise
 from clamp_jax.models.tokenizer import Tokenizer
 
 LOW, HIGH = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -33,12 +33,25 @@ def test_objects_are_left_out_from_the_end_and_the_progress_stays(tokenize):
     assert whole == prompt("stack", names, positions, 0.42, low=LOW, high=HIGH)
     count = int(np.count_nonzero(tokens))
     assert fitting_prompt("stack", names, positions, 0.42, length=count, **options)[0] == whole, "an exact fit loses nothing"
-    with pytest.warns(UserWarning, match=r"\['cup 8'\] left out to keep the progress"):
+    with pytest.warns(UserWarning, match="1 of 9 objects left out to keep the progress"):
         text, short = fitting_prompt("stack", names, positions, 0.42, length=count - 1, **options)
     assert text == prompt("stack", names[:8], positions[:8], 0.42, low=LOW, high=HIGH)
     np.testing.assert_array_equal(short, tokenize(text, count - 1))
     with pytest.raises(ValueError, match="the limit is 3; shorten the instruction"):
         fitting_prompt("stack", names, positions, 0.42, length=3, **options)
+
+
+def test_objects_that_the_instruction_names_are_left_out_last():
+    names = ("mug", "plate", "pen", "cup", "banana")
+    assert leaving_order("place the Mug on the plate", names) == [4, 3, 2, 1, 0]
+    shuffled = ("pen", "plate", "banana", "cup", "mug")
+    assert leaving_order("place the mug on the plate", shuffled) == [3, 2, 0, 4, 1]
+    positions = np.full((5, 3), 0.5)
+    short = len(prompt("place the mug on the plate", ("pen", "plate", "mug"), positions[:3], 0.42, low=LOW, high=HIGH))
+    with pytest.warns(UserWarning, match="2 of 5 objects left out"):
+        options = {"tokenize": synthetic.tokenize, "length": short, "low": LOW, "high": HIGH}
+        text, _ = fitting_prompt("place the mug on the plate", shuffled, positions, 0.42, **options)
+    assert text == prompt("place the mug on the plate", ("pen", "plate", "mug"), positions[:3], 0.42, low=LOW, high=HIGH)
 
 
 def test_order_of_objects_follows_the_seed():

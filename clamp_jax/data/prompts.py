@@ -72,23 +72,33 @@ def fitting_prompt(
     low: Sequence[Real] = WORKSPACE_LOW,
     high: Sequence[Real] = WORKSPACE_HIGH,
 ) -> tuple[str, Int32[np.ndarray, " l"]]:
-    """The prompt and its (length,) tokens; objects that do not fit are left out from the end, the progress never.
+    """The prompt and its (length,) tokens; objects that do not fit are left out (`leaving_order`), the progress never.
 
     `tokenize(text, length)` gives (length,) int32, cut or padded with 0; the last token of a text is not 0. Warns when an
     object is left out; raises ValueError when not even instruction and progress fit. Ours: a plain cut at CLIP's 77 tokens
     loses the progress.
     """
-    for count in range(len(names), -1, -1):
-        text = prompt(instruction, names[:count], np.asarray(positions_m)[:count], progress, low=low, high=high)
+    leaving = leaving_order(instruction, names)
+    for count in range(len(names) + 1):
+        kept = sorted(leaving[count:])
+        text = prompt(instruction, [names[i] for i in kept], np.asarray(positions_m)[kept], progress, low=low, high=high)
         # room enough that no tokenizer cuts: none takes four tokens a byte
         tokens = np.asarray(tokenize(text, max(length, 4 * len(text.encode()) + 2)), np.int32)
         if not np.any(tokens[length:]):
-            _warn_left_out(instruction, names[count:], length)
+            _warn_left_out(instruction, count, len(names), length)
             return text, tokens[:length]
     count = np.flatnonzero(tokens)[-1] + 1  # a piece may be 0 (CLIP's "!"), an end is not
     raise ValueError(f"'{text}' takes {count} tokens, the limit is {length}; shorten the instruction or raise the text length")
 
 
-def _warn_left_out(instruction: str, names: Sequence[str], length: int) -> None:
-    if names:
-        warnings.warn(f"prompt of '{instruction}': {list(names)} left out to keep the progress within {length} tokens", stacklevel=3)
+def leaving_order(instruction: str, names: Sequence[str]) -> list[int]:
+    """Indices of objects in the order in which they are left out: from the end, those that the instruction names at last (ours)."""
+    named = [name.lower() in instruction.lower() for name in names]
+    return sorted(range(len(names)), key=lambda i: (named[i], -i))
+
+
+def _warn_left_out(instruction: str, count: int, of: int, length: int) -> None:
+    """Without their names, which change with the order: Python tells the same warning once."""
+    if count:
+        left = f"{count} of {of} objects left out"
+        warnings.warn(f"prompt of '{instruction}': {left} to keep the progress within {length} tokens", stacklevel=3)
