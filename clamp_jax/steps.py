@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from clamp_jax import diffusion, losses, observe, optim, parallel
 from clamp_jax.data.transforms import normalise
-from clamp_jax.models.attention import Encoded
+from clamp_jax.models.attention import Encoded, alone
 from clamp_jax.networks import Networks
 from clamp_jax.parallel import Reduction
 from clamp_jax.structs import CAMERAS, Batch, Observation, StateExample, TrainState
@@ -187,9 +187,9 @@ def embed(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Embe
         return None, None
     if networks.clamp is None:
         return (_nothing(networks, len(inputs.joints)),) * 2
-    variables = {"params": params["clamp"]}
-    image = networks.clamp.apply(variables, inputs.views, method="encode_images")
-    return image, networks.clamp.apply(variables, inputs.past, inputs.past_mask, method="encode_actions")
+    variables, tokens = {"params": params["clamp"]}, networks.policy.config.embeddings == "tokens"
+    image = networks.clamp.apply(variables, inputs.views, tokens=tokens, method="encode_images")
+    return image, networks.clamp.apply(variables, inputs.past, inputs.past_mask, tokens=tokens, method="encode_actions")
 
 
 def ablate(networks: Networks, embeddings: Embeddings, reduction: Reduction) -> Embeddings:
@@ -268,8 +268,7 @@ def trained_networks(networks: Networks, stage: str) -> tuple[str, ...]:
 
 def _nothing(networks: Networks, count: int) -> Encoded:
     """What an encoder gives that sees nothing."""
-    pooled = jnp.zeros((count, networks.embedding))
-    return Encoded(pooled, pooled[:, None], jnp.ones((count, 1), bool))
+    return alone(jnp.zeros((count, networks.embedding)))
 
 
 def _sense(networks: Networks, example: StateExample, key: Array) -> Observation:

@@ -6,18 +6,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from clamp_jax.models.attention import Encoded
 from clamp_jax.optim import path_name
-
-
-def encoded(pooled: np.ndarray) -> Encoded:
-    """An encoder's embedding (b, d) whose one token is itself."""
-    return Encoded(pooled, pooled[:, None], np.ones((len(pooled), 1), bool))
 
 
 def random_parameters(model: nn.Module, *inputs: Any, **options: Any) -> dict:
     """Variables of a network as after some training: nothing is zero, norms scale by about 1, layers keep their size."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, **options))
+    return drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, **options)))
+
+
+def drawn(shapes: Any) -> Any:
+    """The same for a tree of shapes."""
     rng = np.random.default_rng(0)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from parameters import encoded
 
 from clamp_jax.metrics import parameter_count
+from clamp_jax.models.attention import alone
 from clamp_jax.models.clamp import PAIRS
 from clamp_jax.models.presets import PRESETS, build, override, preset
 
@@ -54,7 +54,7 @@ def test_pairs_have_their_own_temperature_and_bias(clamp):
 
 def test_paper_scale_policy_has_the_published_size():
     _, policy = build(preset("B/16"))
-    images, vector = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), np.uint8), encoded(np.zeros((1, 512), np.float32))
+    images, vector = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), np.uint8), alone(np.zeros((1, 512), np.float32))
     joints, chunk = jax.ShapeDtypeStruct((1, 14), np.float32), jax.ShapeDtypeStruct((1, 50, 14), np.float32)
     timestep = jax.ShapeDtypeStruct((1,), np.int32)
     shapes = jax.eval_shape(policy.init, jax.random.key(0), images, joints, vector, vector, chunk, timestep)["params"]

@@ -26,7 +26,8 @@ def _inputs() -> tuple:
 
 
 def _apply(clamp: Clamp, params: dict, arguments: tuple, method: str) -> Encoded:
-    return jax.jit(lambda params: clamp.apply({"params": params}, *arguments, method=method), compiler_options=tiny.FAST)(params)
+    apply = lambda params: clamp.apply({"params": params}, *arguments, tokens=True, method=method)  # noqa: E731
+    return jax.jit(apply, compiler_options=tiny.FAST)(params)
 
 
 def _names(params: dict) -> set[str]:

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from parameters import encoded, random_parameters
+from parameters import random_parameters
 
+from clamp_jax.models.attention import alone
 from clamp_jax.models.policy_net import PolicyNet, normalise_rgb, sinusoids_2d
 from clamp_jax.models.presets import preset
 
@@ -17,7 +18,7 @@ def _inputs() -> dict:
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     rgb = rng.integers(0, 256, (2, 4, 16, 16, 3)).astype(np.uint8)
-    return {"rgb": rgb, "joints": draw(2, 14), "image": encoded(draw(2, D)), "action": encoded(draw(2, D)), "noisy": draw(2, 50, 14),
+    return {"rgb": rgb, "joints": draw(2, 14), "image": alone(draw(2, D)), "action": alone(draw(2, D)), "noisy": draw(2, 50, 14),
             "timestep": np.array([3, 40], np.int32)}  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_prediction_depends_on_each_input_of_its_own_example(policy, name):
     _, params, apply = policy
     inputs = _inputs()
     changed = dict(inputs)
-    changed[name] = jax.tree.map(lambda x: x[[1, 1]], inputs[name])
+    changed[name] = jax.tree.map(lambda x: np.asarray(x)[[1, 1]], inputs[name])
     change = np.abs(np.asarray(apply(params, changed) - apply(params, inputs)))
     assert change[0].max() > 1e-5 and change[1].max() < 1e-6
 

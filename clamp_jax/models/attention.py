@@ -43,6 +43,12 @@ class Encoded(NamedTuple):
     mask: Array  # (b, n) bool; the other tokens are to be masked out
 
 
+def alone(pooled: Float[ArrayLike, "b width"]) -> Encoded:
+    """An embedding whose one token is itself."""
+    pooled = jnp.asarray(pooled)
+    return Encoded(pooled, pooled[:, None], jnp.ones((pooled.shape[0], 1), bool))
+
+
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """The activation function called `name`; ValueError if there is none."""
     exact = partial(nn.gelu, approximate=False)
@@ -93,14 +99,14 @@ def _fits_cudnn(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> boo
 def _plain_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
     """Attention that divides by the sum of weights at the end, on n x d numbers and not on n x n."""
     query, key, value = (x.swapaxes(1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
-    logits = jnp.einsum("bhnd,bhmd->bhnm", query, key).astype(jnp.float32)
+    logits = jnp.einsum("bhnd,bhmd->bhnm", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
         logits = logits + jnp.where(mask, 0, MASKED)
     if causal:
         logits = logits + jnp.where(np.tri(*logits.shape[-2:], dtype=bool), 0, MASKED)[None, None]
     weight = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    out = jnp.einsum("bhnm,bhmd->bhnd", weight.astype(value.dtype), value)
-    return (out / weight.sum(axis=-1, keepdims=True).astype(value.dtype)).swapaxes(1, 2)
+    out = jnp.einsum("bhnm,bhmd->bhnd", weight.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (out / weight.sum(axis=-1, keepdims=True)).astype(value.dtype).swapaxes(1, 2)
 
 
 class Mlp(nn.Module):

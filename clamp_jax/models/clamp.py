@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from clamp_jax.models.action_encoder import ActionEncoder, ActionEncoderConfig
-from clamp_jax.models.attention import Encoded
+from clamp_jax.models.attention import Encoded, alone
 from clamp_jax.models.text_encoder import TextEncoder, TextEncoderConfig
 from clamp_jax.models.view_encoder import ViewEncoder, ViewEncoderConfig
 
@@ -61,13 +61,13 @@ class Clamp(nn.Module):
             self.text_projection = nn.Dense(config.embedding, use_bias=False)
         self.scales = {name: PairScale(config.scale, config.bias, name=name) for name in config.pairs}
 
-    def encode_images(self, views: Float[ArrayLike, "b v h w 4"]) -> Encoded:
-        """Embedding of the views (depth, x, y, z; metres, world; depth 0 = empty), and each patch's token, in the common space."""
-        return _project(self.image(views), self.image_projection)
+    def encode_images(self, views: Float[ArrayLike, "b v h w 4"], *, tokens: bool = False) -> Encoded:
+        """Embedding of the views (depth, x, y, z; metres, world; depth 0 = empty), which is its own one token; `tokens`: each patch's."""
+        return _project(self.image(views), self.image_projection, tokens)
 
-    def encode_actions(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"]) -> Encoded:
-        """Embedding of past commands normalised to [-1, 1], oldest first, and each one's token; mask False before the episode's start."""
-        return _project(self.action(past, mask), self.action_projection)
+    def encode_actions(self, past: Float[ArrayLike, "b t a"], mask: Bool[ArrayLike, "b t"], *, tokens: bool = False) -> Encoded:
+        """Embedding of past commands normalised to [-1, 1], oldest first, mask False before the episode's start; tokens likewise."""
+        return _project(self.action(past, mask), self.action_projection, tokens)
 
     def encode_text(self, tokens: Int[ArrayLike, "b l"]) -> Float[Array, "b d"]:
         """Embedding of tokenised text, padded after its end token."""
@@ -91,5 +91,6 @@ class Clamp(nn.Module):
         return found if self.config.text is None else found | {"text": self.encode_text(tokens)}
 
 
-def _project(encoded: Encoded, projection: nn.Module) -> Encoded:
-    return encoded._replace(pooled=projection(encoded.pooled), tokens=projection(encoded.tokens))
+def _project(encoded: Encoded, projection: nn.Module, tokens: bool) -> Encoded:
+    pooled = projection(encoded.pooled)
+    return Encoded(pooled, projection(encoded.tokens), encoded.mask) if tokens else alone(pooled)

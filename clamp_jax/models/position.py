@@ -56,7 +56,7 @@ def rotate(vectors: Float[ArrayLike, "... n heads d"], angle: Float[ArrayLike, "
     eye = np.eye(vectors.shape[-1] // 2, dtype=np.float32)
     double = np.concatenate([eye, eye], axis=1)
     quarter_turn = np.block([[np.zeros_like(eye), eye], [-eye, np.zeros_like(eye)]])
-    cos, sin = (_exact(part, double).astype(vectors.dtype) for part in (jnp.cos(angle), jnp.sin(angle)))
+    cos, sin = (_exact(part.astype(vectors.dtype), double) for part in (jnp.cos(angle), jnp.sin(angle)))
     return vectors * cos + _exact(vectors, quarter_turn) * sin
 
 

@@ -1,4 +1,7 @@
-"""Sizes of the networks by name; every field can be overridden: `override(preset("demo"), {"policy.encoder.depth": 4})`."""
+"""Sizes of the networks by name; every field can be overridden: `override(preset("demo"), {"policy.encoder.depth": 4})`.
+
+"*.name" is the field of that name wherever it stands: `override(preset("B/16"), {"*.dtype": "bfloat16", "*.remat": True})`.
+"""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -24,6 +27,8 @@ class Preset(NamedTuple):
     camera_width: int
     draws: int = 1  # (timestep, noise) pairs an encoded observation is used for in one step
 
+
+DTYPES = ("float32", "bfloat16")  # that networks compute in; parameters are float32
 
 RESNET_18 = ResNetConfig((2, 2, 2, 2), (64, 128, 256, 512))
 RESNET_50 = ResNetConfig((3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True)
@@ -96,10 +101,29 @@ def preset(name: str) -> Preset:
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A config with fields replaced by dotted path; ValueError names a path that does not exist."""
+    """A config with fields replaced by dotted path; "*.name" is the field of that name in every network that has one.
+
+    Raises ValueError that names a path that does not exist, and for a dtype that is none of DTYPES.
+    """
     for path, value in changes.items():
-        config = _replace(config, path.split("."), value, path)
+        if path.rsplit(".", 1)[-1] == "dtype" and value not in DTYPES:
+            raise ValueError(f"{path} is {value!r}; expected one of {', '.join(DTYPES)}")
+        if not path.startswith("*."):
+            config = _replace(config, path.split("."), value, path)
+            continue
+        config, found = _replace_everywhere(config, path.removeprefix("*."), value)
+        if not found:
+            raise ValueError(f"no network of the preset has a field {path!r}; there are e.g. *.dtype, *.remat and *.implementation")
     return config
+
+
+def in_dtype(config: Preset, dtype: str) -> Preset:
+    """A preset whose networks all compute in "float32" or "bfloat16"; ValueError for another type.
+
+    Parameters, LayerNorm's and GroupNorm's sums, softmax, positions, the embeddings' projections, the policy's head and all
+    losses are float32 in both. Elsewhere a run does the same by the override ("*.dtype", "bfloat16").
+    """
+    return override(config, {"*.dtype": dtype})
 
 
 def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
@@ -108,6 +132,14 @@ def _replace(config: Any, parts: list[str], value: Any, path: str) -> Any:
         raise ValueError(f"no field {path!r} in the preset: {type(config).__name__} has {', '.join(fields) or 'no fields'}")
     new = value if len(parts) == 1 else _replace(getattr(config, parts[0]), parts[1:], value, path)
     return config._replace(**{parts[0]: new})
+
+
+def _replace_everywhere(config: Any, name: str, value: Any) -> tuple[Any, bool]:
+    """A tree of configs with every field called `name` replaced, and whether there was one."""
+    if not hasattr(config, "_fields"):
+        return config, False
+    new = {field: (value, True) if field == name else _replace_everywhere(getattr(config, field), name, value) for field in config._fields}
+    return config._replace(**{field: part for field, (part, _) in new.items()}), any(found for _, found in new.values())
 
 
 def build(config: Preset) -> tuple[Clamp, PolicyNet]:
