@@ -26,7 +26,7 @@ def test_a_step_of_the_paper_scale_runs_and_moves_every_parameter():
     """
     config = rows.make_config("B/16", CHANGES)
     spec = training.make_spec(config, "pretrain")
-    optimiser = steps.make_optimiser(config.optimiser.rates, steps=10, warmup=0, weight_decay=0.0, clip=1.0)
+    optimiser = steps.make_optimiser(config.optimiser.rates.to_dict(), steps=10, warmup=0, weight_decay=0.0, clip=1.0)
     spec = spec._replace(optimiser=optimiser)
     batch, on = rows.make_rows(config, spec.networks, Case("B/16")), parallel.mesh(jax.devices()[:1])
     state, batch = parallel.replicate(training.fresh_state(spec, 0, batch), on), parallel.shard(batch, on)

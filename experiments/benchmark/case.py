@@ -17,11 +17,13 @@ class Case(NamedTuple):
     devices: int | None = None  # None: all there are
     repeats: int = 5
     compile_only: bool = False  # FLOPs and memory, nothing is run
+    trace_only: bool = False  # of its memory: what jax's trace says, nothing is compiled
     quick: bool = False  # on a CPU: compiled without LLVM's optimisation, in a fraction of the time, for a slower program
     ratio_to_stored: bool = False
     peak_tflops: float | None = None  # None: of the table in flops.py
     profile: str | None = None  # folder for a trace
     agree_steps: int = 200
+    learning_rate: float | None = None  # peak, of the training in two types; None: the config's
     data: tuple[str, ...] = ()
 
     @property

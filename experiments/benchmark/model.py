@@ -23,6 +23,9 @@ FIT_BATCHES = (1, 2, 3)  # a line through the first two, held against the third
 MEMORIES_GIB = (16, 40, 80)
 KEPT_BACK = 0.1  # of a device's memory, for what the programs do not tell of
 GIB = 1 << 30
+SAME = ("dtype", "remat", "implementation", "records", "devices", "repeats", "compile_only", "trace_only", "quick", "ratio_to_stored")
+SAME += ("peak_tflops", "learning_rate")  # arguments that are fields of a case
+KINDS = ("compiler", "trace")  # where a figure of memory is from: see `fitted`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peak-tflops", type=float, help="of one device; default: of a table of known ones")
     parser.add_argument("--profile", metavar="DIR", help="trace some steps into this folder, and name the largest shares")
     parser.add_argument("--fit", action="store_true", help=f"what batch fits {MEMORIES_GIB} GiB, by compilations at batches {FIT_BATCHES}")
+    parser.add_argument("--trace-only", action="store_true", help="with --fit: by jax's trace alone, nothing is compiled")
     parser.add_argument("--agree-steps", type=int, metavar="N", help="train N steps in float32 and in bfloat16; needs --data")
     parser.add_argument("--data", nargs="+", default=[], metavar="FOLDER", help="of records, for --agree-steps")
+    parser.add_argument("--learning-rate", type=float, help="for --agree-steps: its peak; default: the config's")
     parser.add_argument("--limit-s", type=float, default=3600, help="of each process")
 
 
@@ -91,8 +96,7 @@ def overrides(texts: Sequence[str]) -> list[tuple[str, Any]]:
 
 def make_case(args: argparse.Namespace, preset: str) -> dict[str, Any]:
     """The fields of modelling.Case."""
-    same = ("dtype", "remat", "implementation", "records", "devices", "repeats", "compile_only", "quick", "ratio_to_stored", "peak_tflops")
-    case = {name: getattr(args, name) for name in same}
+    case = {name: getattr(args, name) for name in SAME}
     profile = str(Path(args.profile).resolve() / preset.replace("/", "_")) if args.profile else None
     data = [str(Path(path).resolve()) for path in args.data]
     about = {"preset": preset, "batch": args.batch or BATCHES[preset], "overrides": overrides(args.override)}
@@ -128,15 +132,14 @@ def line(found: dict[str, Any]) -> str:
 
 
 def fit(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Memory of a train step as a line in the batch, and what batch fits; each preset in both types, with and without remat."""
+    """Memory of a train step as a line in the batch, and what batch fits; each preset with and without remat."""
     rows = []
     for preset in args.presets or FIT_PRESETS:
-        for dtype in DTYPES:
-            for remat in (False, True):
-                case = make_case(args, preset) | {"dtype": dtype, "remat": remat, "compile_only": True}
-                measured = [run("memory", case | {"batch": batch}, args.limit_s) for batch in FIT_BATCHES]
-                rows.append({"preset": preset, "dtype": dtype, "remat": remat} | fitted(measured))
-                print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+        for remat in (False, True):
+            case = make_case(args, preset) | {"remat": remat, "compile_only": True}
+            measured = [run("memory", case | {"batch": batch}, args.limit_s) for batch in FIT_BATCHES]
+            rows.append({"preset": preset, "dtype": args.dtype, "remat": remat} | fitted(measured))
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(rows), file=sys.stderr, flush=True)
     return rows
 
@@ -151,7 +154,7 @@ def fitted(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if failed:
         return {"failed": failed[0]}
     found = {}
-    for kind in ("compiler", "trace"):
+    for kind in (kind for kind in KINDS if kind in measured[0]):
         first, second, third = (entry[kind] for entry in measured)
         slope = (second - first) / (FIT_BATCHES[1] - FIT_BATCHES[0])
         fixed = first - slope * FIT_BATCHES[0]
@@ -167,7 +170,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [head + "| trace: fixed + a sample | batch |", "|---" * 7 + "|"]
     for row in rows:
         cells = [row["preset"], row["dtype"], "yes" if row["remat"] else "no"]
-        for kind in ("compiler", "trace") if "failed" not in row else ():
+        for kind in KINDS if "failed" not in row else ():
+            if kind not in row:
+                cells += ["", ""]
+                continue
             part = row[kind]
             cells.append(f"{part['fixed_bytes'] / GIB:.2f} + {part['sample_bytes'] / GIB:.3f}")
             cells.append(" / ".join(map(str, part["fits"].values())))
