@@ -74,6 +74,27 @@ def line_chart(
     return _svg(size, marks)
 
 
+def interval_chart(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]], *, title: str, x_label: str, size: tuple[int, int] = (460, 260)
+) -> str:
+    """Proportions over x with their intervals as whiskers: (x, value, low, high) of named series, all but x in [0, 1]."""
+    xs = [x for points in series.values() for x, *_ in points]
+    if not xs:
+        return _svg(size, [_text(size[0] / 2, size[1] / 2, f"{title}: nothing was recorded", anchor="middle", fill=FAINT)])
+    x = (min(0.0, *xs), max(xs) if max(xs) > 0 else 1.0)
+    frame = Frame(48, 50, size[0] - 76, size[1] - 90, x, (0.0, 1.0))
+    marks = [_text(frame.left, 20, title, weight=600)] + _grid(frame, x_label)
+    for i, (name, points) in enumerate(series.items()):
+        colour = PALETTE[i % len(PALETTE)]
+        at = [(frame.px(x), frame.py(value)) for x, value, _, _ in points]
+        marks.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}"/>')
+        for (a, b), (_, _, low, high) in zip(at, points, strict=True):
+            marks.append(_stroke((a, frame.py(low)), (a, frame.py(high)), colour=colour))
+            marks.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>')
+        marks += _legend(frame, i, name, colour)
+    return _svg(size, marks)
+
+
 def _line_frame(clean: Mapping[str, list[tuple[float, float]]], size: tuple[int, int]) -> Frame:
     xs = [x for points in clean.values() for x, _ in points]
     ys = sorted(y for points in clean.values() for _, y in points)

@@ -156,6 +156,11 @@ def batched(single: act.Act, params: Any) -> rollout.Policy:
     return functools.partial(policy, jax.tree.map(jnp.asarray, params))
 
 
+def with_params(policy: rollout.Policy, params: Any) -> rollout.Policy:
+    """The policy that `batched` made, with other parameters; nothing is compiled again."""
+    return functools.partial(policy.func, jax.tree.map(jnp.asarray, params))
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a checkpoint is DIR or NAME=DIR."""
     parser = argparse.ArgumentParser(description="Success of policies in simulation, from the same initial states.")
