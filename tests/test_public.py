@@ -1,5 +1,7 @@
 """Public weights through the entry points: they are in their places, stay where they must, travel with the run, and are asked for."""
 
+import functools
+
 import jax
 import numpy as np
 import public_layout
@@ -8,7 +10,7 @@ import synthetic
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from clamp_jax import act, checkpoint
+from clamp_jax import act, checkpoint, parallel
 from clamp_jax.models import clip
 from experiments import finetune, pretrain, public, retrieve, training
 from experiments.configs import pretrain as pretrain_config
@@ -32,6 +34,14 @@ def write_clip(folder, seed: str):
     vocabulary.add_special_tokens([clip.START, clip.END])
     vocabulary.save(str(folder / "tokenizer.json"))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Four would double the time of compilation, and are another test's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "mesh", functools.partial(parallel.mesh, jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture(scope="module")
