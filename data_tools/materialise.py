@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from clamp_jax.data.folders import Reader, Writer
-from clamp_jax.data.records import Episode
+from clamp_jax.data.folders import IMAGES_OF, Reader, Writer
+from clamp_jax.data.records import Episode, round_depth
 from clamp_jax.data.transforms import SIZES, pad_geoms, pad_qpos, pad_tree
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.observe import sense
@@ -80,9 +80,13 @@ def materialise(episode: Episode, *, every: int, config: SensorConfig, key: jax.
     return episode._replace(kind="image", qpos=None, tree=None, geom_types=None, geoms=None, **images)
 
 
-def materialise_all(source: str | Path, out: str | Path, *, every: int, config: SensorConfig, seed: int) -> None:
+def materialise_all(
+    source: str | Path, out: str | Path, *, every: int, config: SensorConfig, seed: int, exact_depth: bool = False
+) -> None:
     """Write the image data set of a whole state data set; episode i is drawn with fold_in(key(seed), i).
 
+    Depth is kept in tenths of a millimetre, as a recorder has it from a D405, unless `exact_depth` asks for what was drawn. The
+    data set says which states it is of, so that a mixture of both never has one trajectory twice in a batch.
     Raises ValueError for a source that is no finished state data set and an `out` that already holds one.
     """
     reader = Reader(source)
@@ -90,11 +94,12 @@ def materialise_all(source: str | Path, out: str | Path, *, every: int, config: 
         raise ValueError(f"{source} is a data set of kind {reader.kind!r}; expected 'state'")
     if every < 1:
         raise ValueError(f"every is {every}; expected 1 or more ticks from one image to the next")
-    with Writer(out, task=reader.task, kind="image") as writer:
+    with Writer(out, task=reader.task, kind="image", origin={IMAGES_OF: reader.fingerprint}) as writer:
         for index in tqdm(range(len(reader)), desc=f"images of {reader.task}", unit="episode"):
             key = jax.random.fold_in(jax.random.key(seed), index)
             episode = reader[index]
-            writer.add(materialise(episode, every=every, config=config, key=key, surface=surface_of(episode, reader.meta)))
+            drawn = materialise(episode, every=every, config=config, key=key, surface=surface_of(episode, reader.meta))
+            writer.add(drawn if exact_depth else drawn._replace(depth_m=round_depth(drawn.depth_m)))
 
 
 def surface_of(episode: Episode, meta: dict[str, Any]) -> Surface | None:
@@ -118,10 +123,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=5, help="ticks (0.02 s) from one image to the next")
     parser.add_argument("--seed", type=int, default=0, help="of the sensors' noise and looks")
     parser.add_argument("--sensors", choices=tuple(PRESETS), default="noisy", help="a preset of clamp_jax/sensors.py")
+    parser.add_argument("--exact-depth", action="store_true", help="keep depth as drawn, in four bytes, not in tenths of a millimetre")
     options = parser.parse_args(arguments)
     config = preset(options.sensors, options.size)
     try:
-        materialise_all(options.data, options.out, every=options.every, config=config, seed=options.seed)
+        about = {"every": options.every, "config": config, "seed": options.seed, "exact_depth": options.exact_depth}
+        materialise_all(options.data, options.out, **about)
     except (ValueError, OSError) as error:
         raise SystemExit(f"materialise: {error}") from error
 

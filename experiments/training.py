@@ -1,5 +1,6 @@
 """What both stages share: open the data, keep a run's folder, and go round the loop."""
 
+import functools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from clamp_jax import checkpoint, parallel, sensors, steps
 from clamp_jax.data import pipeline, stats
+from clamp_jax.data.placed import Placed
 from clamp_jax.data.prompts import Tokenize
 from clamp_jax.data.transforms import Sizes
 from clamp_jax.geometry.aloha import WORKING_RANGE
@@ -206,9 +208,9 @@ def loop(
 ) -> TrainState:
     """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always logged and saved."""
     first, clock = int(state.step), Clock()
-    incoming = batches.iterate(first, stop_step=stop_at, threads=threads)
+    incoming = Placed(batches.iterate(first, stop_step=stop_at, threads=threads), functools.partial(parallel.shard, on=on))
     for number in range(first + 1, stop_at + 1):
-        batch = clock.wait(lambda: parallel.shard(next(incoming), on))
+        batch = clock.wait(lambda: next(incoming))
         state, metrics = step(state, batch)
         clock.steps += 1
         saves = number == stop_at or number % train.save_every == 0

@@ -6,7 +6,8 @@ import pytest
 import synthetic
 
 from clamp_jax.data.folders import Reader
-from clamp_jax.data.pipeline import ExampleMaker, open_dataset, stack
+from clamp_jax.data.pipeline import Batches, ExampleMaker, open_dataset, stack
+from clamp_jax.data.records import round_depth
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.observe import check_observation, clean
 from data_tools import materialise
@@ -38,13 +39,36 @@ def test_both_kinds_of_record_give_the_same_observation(folders):
         for frame, row in enumerate((0, 2, 4)):
             state, image = found[row], maker.example_at(images, episode, frame)
             check_observation(image.observation)
-            np.testing.assert_array_equal(image.observation.depth_m, depth_m[row])
+            np.testing.assert_array_equal(image.observation.depth_m, round_depth(depth_m[row]))
             np.testing.assert_array_equal(image.observation.rgb, rgb[row])
             assert np.mean(image.observation.depth_m > 0) > 0.3 and np.std(image.observation.rgb) > 10, "something is in sight"
             other = (state.calibration, state.joints, state.past_actions, state.past_mask, state.labels, state.target)
             same = (*image.observation[2:], image.labels, image.target)
             for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(other), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_depth_is_kept_in_tenths_of_a_millimetre_unless_asked_for_as_drawn(folders, tmp_path):
+    materialise.materialise_all(folders[0], tmp_path, every=EVERY, config=CONFIG, seed=SEED, exact_depth=True)
+    rounded, exact = (Reader(folder).frame(1, 2) for folder in (folders[1], tmp_path))
+    tenths_mm = rounded.depth_m.astype(np.float64) * 1e4
+    assert np.abs(tenths_mm - np.rint(tenths_mm)).max() < 2e-3 and len(np.unique(tenths_mm)) > 100
+    difference = np.abs(rounded.depth_m.astype(np.float64) - exact.depth_m)
+    assert 0.00003 < difference.max() <= 0.0000501 and (rounded.rgb == exact.rgb).all()
+
+
+def test_states_and_their_images_are_one_trajectory_in_a_mixture(folders):
+    """Both sets of two trajectories: in a batch of two the state is of one, the image of the other, and both turns come."""
+    maker = ExampleMaker(synthetic.tokenize, text_length=120, calibration=aloha_calibration(SIZE, SIZE))
+    batches = Batches([open_dataset(folder) for folder in folders], maker, batch=2, seed=0)
+    pairs = {tuple(row.episode for row in batches.rows(step)) for step in range(30)}
+    assert pairs == {(0, 1), (1, 0)}
+    batch = batches.batch_at(0)
+    assert {int(batch.states.labels.trajectory[0]), int(batch.images.labels.trajectory[0])} == {0, 1}
+    with pytest.raises(ValueError, match="4 slots together with the data of the same trajectories in a batch of 4 but 2 trajectories"):
+        Batches([open_dataset(folder) for folder in folders], maker, batch=4, seed=0)
+    with pytest.raises(ValueError, match="same trajectories, but different parts of them; give both the same part"):
+        Batches([open_dataset(folders[0], part="train", held_out=0.5), open_dataset(folders[1])], maker, batch=2, seed=0)
 
 
 def test_numbers_stay_and_the_privileged_state_goes(folders):

@@ -2,15 +2,16 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import synthetic
 
-from clamp_jax.data import shards
+from clamp_jax.data import folders, records, shards
 from clamp_jax.data.folders import META, Reader, Writer
-from clamp_jax.data.records import Episode, check_episode, decode, encode, encode_frame, frames_of
+from clamp_jax.data.records import Episode, check_episode, decode, decode_frame, encode, encode_frame, frames_of, round_depth
 from clamp_jax.data.transforms import GEOM_TYPES, SIZES
 from clamp_jax.structs import Capacity
 
@@ -46,6 +47,41 @@ def test_images_come_back_bit_for_bit_over_several_shards(tmp_path):
         assert_same(reader.read_images(i), synthetic.image_episode(i))
         assert reader[i].rgb is None, "numbers are read without images"
     assert reader.frame(3, 2).tick == 40
+
+
+def test_depth_takes_two_bytes_where_it_counts_tenths_of_a_millimetre_and_four_elsewhere():
+    frame = next(frames_of(synthetic.image_episode(0)))
+    counts = np.random.default_rng(0).integers(0, 65536, frame.depth_m.shape)
+    for depth_m, size in (
+        (round_depth(counts / 1e4), 2),
+        (round_depth(np.array([[0.0, 6.5535]])), 2),
+        (round_depth(np.array([[0.0, 6.5536]])), 4),  # farther than two bytes count
+        (frame.depth_m, 4),
+        (np.nextafter(round_depth(counts / 1e4), np.float32(9)), 4),  # the least that differs
+    ):
+        data = encode_frame(frame._replace(depth_m=depth_m))
+        found = decode_frame(data)
+        assert found.depth_m.dtype == np.float32
+        np.testing.assert_array_equal(found.depth_m, depth_m)
+        rest = len(encode_frame(frame._replace(depth_m=depth_m[:0])))
+        assert abs(len(data) - rest - depth_m.size * size) <= 16  # the header's numbers have more digits
+
+
+def test_frames_of_schema_1_are_read(tmp_path, monkeypatch):
+    """The record beside this test was written by the version that kept depth as float32 alone."""
+    data = (Path(__file__).parent / "fixtures" / "frame_schema_1.safetensors").read_bytes()
+    frame = decode_frame(data)
+    np.testing.assert_array_equal(frame.rgb, np.arange(72, dtype=np.uint8).reshape(4, 2, 3, 3))
+    np.testing.assert_array_equal(frame.depth_m, (np.arange(24, dtype=np.float32) * np.float32(0.0371)).reshape(4, 2, 3))
+    np.testing.assert_array_equal(frame.calibration.intrinsics, synthetic.calibration(2, 3).intrinsics)
+    assert frame.tick == 7
+    monkeypatch.setitem(records.SCHEMAS, "image", 1)
+    monkeypatch.setattr(folders, "encode_frame", lambda frame: data)
+    synthetic.write(tmp_path, 2, kind="image")
+    monkeypatch.undo()
+    assert Reader(tmp_path).meta["schema"] == 1 and Reader(tmp_path).frame(1, 2).tick == 7
+    with pytest.raises(ValueError, match="frame's record has schema 3; this version reads 1 to 2"):
+        decode_frame(data.replace(b'schema\\": 1', b'schema\\": 3'))
 
 
 def test_a_record_is_float32_and_names_nothing_executable():
@@ -130,7 +166,7 @@ def test_every_damage_of_a_shard_is_named_before_a_value_is_used(states, tmp_pat
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"task": "other"}, "was changed"), ({"schema": 99}, "has schema 99; this version reads 1")],
+    [({"task": "other"}, "was changed"), ({"schema": 99}, "has schema 99; this version reads 1 to 1")],
 )
 def test_a_changed_meta_is_refused(states, tmp_path, change, message):
     meta = json.loads((states / META).read_text())

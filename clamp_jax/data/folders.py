@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from clamp_jax.data.records import KINDS, SCHEMA, Episode, Frame, check_episode, decode, decode_frame, encode, encode_frame, frames_of
-from clamp_jax.data.shards import ShardReader, ShardWriter, describe, sha256_of
+from clamp_jax.data.records import KINDS, SCHEMAS, Episode, Frame, check_episode, decode, decode_frame, encode, encode_frame, frames_of
+from clamp_jax.data.shards import ShardReader, ShardWriter, describe
+from clamp_jax.data.shards import damages as shard_damages
 from clamp_jax.data.transforms import SIZES, Sizes, check_sizes, count_geoms
 from clamp_jax.structs import Calibration, Capacity
 
 META = "meta.json"
+IMAGES_OF = "images_of"  # in `origin` of images that were drawn of states: the fingerprint of those states
 SHARD_EPISODES, SHARD_FRAMES = 256, 4096
 
 
@@ -25,6 +27,11 @@ def _seal(meta: dict[str, Any]) -> str:
     """The hash that meta.json carries of its own content; also what tells two data sets apart."""
     content = {name: value for name, value in meta.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _text(meta: dict[str, Any]) -> str:
+    """meta.json, letter for letter."""
+    return json.dumps(meta, indent=1, sort_keys=True) + "\n"
 
 
 class Writer:
@@ -123,7 +130,7 @@ class Writer:
         self._episodes.finish()
         self._frames.finish()
         meta = {
-            "schema": SCHEMA,
+            "schema": SCHEMAS[self.kind],
             "kind": self.kind,
             "task": self.task,
             "episodes": len(self._lengths),
@@ -139,7 +146,7 @@ class Writer:
             meta["origin"] = self._origin
         meta["sha256"] = _seal(meta)
         temporary = self.directory / f"{META}.tmp"
-        temporary.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(_text(meta))
         temporary.rename(self.directory / META)
         return meta
 
@@ -179,22 +186,36 @@ def _load_meta(directory: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{directory} holds no finished data set ({META} is missing); make it again, or give the right folder")
     try:
-        meta = json.loads(path.read_text())
-        seal = meta["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+        meta = json.loads(text)
+        seal, kind, schema = meta["sha256"], meta.get("kind"), meta.get("schema")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); make the data set again") from error
-    if meta.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {meta.get('schema')!r}; this version reads {SCHEMA}: make the data set again")
+    latest = SCHEMAS.get(kind, max(SCHEMAS.values()))
+    if schema not in range(1, latest + 1):
+        raise ValueError(f"{path} has schema {schema!r}; this version reads 1 to {latest}: make the data set again")
     if seal != _seal(meta):
         raise ValueError(f"{path} was changed: its hash is {_seal(meta)}, it says {seal}; restore it or make the data set again")
+    if text != _text(meta):
+        raise ValueError(f"{path} was changed: it says the same in other letters than were written; restore it or make the data set again")
     return meta
+
+
+def damages(directory: str | Path) -> list[str]:
+    """Everything in a data set's folder that is not as it was written, a line each; every byte of it is read."""
+    directory = Path(directory)
+    try:
+        shards = _load_meta(directory)["shards"]
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    return list(shard_damages(directory, shards["episodes"] + shards["frames"]))
 
 
 class Reader:
     """Reads a finished data set; `reader[i]` is its i-th episode without images, from any thread.
 
     Raises ValueError for an unfinished folder, a changed meta.json, a shard that is missing or of another length
-    when opened, and for a damaged record when it is read (array-record's own checksum), each by name.
+    when opened, and for a damaged record or a shard that has gone when it is read (array-record's own checksums), each by name.
     """
 
     def __init__(self, directory: str | Path):
@@ -208,6 +229,11 @@ class Reader:
         self._frame_starts = np.cumsum(self.frames) - self.frames
         self._episodes = ShardReader(self.directory, self.meta["shards"]["episodes"])
         self._frames = ShardReader(self.directory, self.meta["shards"]["frames"])
+
+    @property
+    def trajectories(self) -> str:
+        """Fingerprint of the recordings themselves: images that were drawn of states have the same one as the states."""
+        return self.meta.get("origin", {}).get(IMAGES_OF, self.fingerprint)
 
     def __len__(self) -> int:
         return len(self.ticks)
@@ -231,8 +257,7 @@ class Reader:
         return self[index]._replace(rgb=rgb, depth_m=depth_m, calibration=calibration)
 
     def verify(self) -> None:
-        """Compare the SHA-256 of every shard with meta.json; raises ValueError naming those that differ."""
-        shards = self.meta["shards"]["episodes"] + self.meta["shards"]["frames"]
-        wrong = [shard["name"] for shard in shards if sha256_of(self.directory / shard["name"]) != shard["sha256"]]
+        """Compare every byte of every shard with meta.json (SHA-256); raises ValueError that names all that differ."""
+        wrong = damages(self.directory)
         if wrong:
-            raise ValueError(f"{self.directory}: shards {wrong} differ from {META}; restore them or make the data set again")
+            raise ValueError(f"{'; '.join(wrong)}. Restore what is named, or make the data set again")

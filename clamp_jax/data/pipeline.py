@@ -2,7 +2,8 @@
 
 Every data set has its own fixed slots in the batch. Each of its epochs is one permutation of its trajectories, cut into
 whole batches, so that a batch never holds two frames of one trajectory, at the border of two epochs either (frames of
-one trajectory are near-duplicates that the loss would call negatives). To resume, the step is all one needs to know.
+one trajectory are near-duplicates that the loss would call negatives). States and the images that were drawn of them are
+the same trajectories and share one permutation. To resume, the step is all one needs to know.
 """
 
 import functools
@@ -74,7 +75,7 @@ class Dataset:
         self.reader, self.episodes, self.weight = reader, np.asarray(episodes, np.int64), weight
         if len(self.episodes) == 0:
             raise ValueError(f"{reader.directory}: no trajectory is left; choose another part or fraction")
-        if not weight > 0:
+        if not 0 < weight < np.inf:
             raise ValueError(f"{reader.directory}: weight is {weight}; expected a positive number (leave the data set out instead)")
         self.episode: Callable[[int], Episode] = _Cache(reader.__getitem__, cache_bytes)
         self.image = _Cache(lambda key: reader.frame(*key), cache_bytes)
@@ -202,6 +203,19 @@ class Row(NamedTuple):
     frame: int
 
 
+class RecordId(NamedTuple):
+    """What stands in a slot of a batch, by names that mean the same in every run and on every machine."""
+
+    slot: int  # global index in the batch
+    dataset: str  # name of its folder
+    fingerprint: str  # of the data set
+    episode: int
+    frame: int  # tick of a state episode, number of an image of a recorded one
+
+    def __str__(self) -> str:
+        return f"{self.dataset}@{self.fingerprint[:12]} episode {self.episode} frame {self.frame}"
+
+
 class Batches:
     """The batches of a mixture of data sets, by step; `batch_at(step)` is a pure function of (seed, step)."""
 
@@ -215,7 +229,7 @@ class Batches:
         shuffle_objects: bool = False,
         process: tuple[int, int] = (0, 1),
     ):
-        """Raises ValueError for slots that a data set cannot fill, a data set given twice, or rows that processes cannot share.
+        """Raises ValueError for slots that the data cannot fill, a data set given twice, or rows that processes cannot share.
 
         process is (index, count): process p takes rows p::count of the simulated examples and of the recorded ones.
         """
@@ -228,6 +242,8 @@ class Batches:
         lengths = [len(d.reader) for d in self.datasets]
         self._first_trajectory = np.cumsum(lengths) - lengths
         self._order = functools.lru_cache(maxsize=64)(self._permutation)
+        recordings = [d.reader.trajectories for d in self.datasets]
+        self._source = [recordings.index(name) for name in recordings]  # the first data set of the same trajectories; mostly itself
         self._check()
 
     def _check(self) -> None:
@@ -236,12 +252,10 @@ class Batches:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is {self.seed}; expected 0 <= seed < 2**31")
         for dataset, slots in zip(self.datasets, self.slots, strict=True):
-            where, count = dataset.reader.directory, len(dataset.episodes)
             if slots == 0:
-                raise ValueError(f"{where} has weight {dataset.weight}, which is no slot in a batch of {self.batch}; raise it or the batch")
-            if slots > count:
-                message = "a batch holds at most one frame of a trajectory: lower the batch, or make more trajectories"
-                raise ValueError(f"{where} has {slots} slots in a batch of {self.batch} but {count} trajectories; {message}")
+                where = f"{dataset.reader.directory} has weight {dataset.weight}"
+                raise ValueError(f"{where}, which is no slot in a batch of {self.batch}; raise it or the batch")
+        self._check_trajectories()
         cameras = {str(d.reader.directory): d.reader.meta["cameras"] for d in self.datasets if d.kind == "image"}
         if len(set(map(tuple, cameras.values()))) > 1:
             raise ValueError(f"images differ in cameras or size (k, h, w): {cameras}; materialise or convert them to one")
@@ -249,6 +263,26 @@ class Batches:
             number = sum(s for d, s in zip(self.datasets, self.slots, strict=True) if d.kind == kind)
             if number % self.process[1]:
                 raise ValueError(f"{number} {kind} examples a batch cannot be shared by {self.process[1]} processes; choose a multiple")
+
+    def _check_trajectories(self) -> None:
+        """Refuse data sets whose trajectories, which several may have in common, do not fill their slots."""
+        for i, dataset in enumerate(self.datasets):
+            where, first = dataset.reader.directory, self.datasets[self._source[i]]
+            if not np.array_equal(dataset.episodes, first.episodes):
+                cure = "give both the same part and the same fraction held out"
+                raise ValueError(f"{where} and {first.reader.directory} are of the same trajectories, but different parts of them; {cure}")
+        for i, dataset in enumerate(self.datasets):
+            slots, count = self._together(i)[0], len(dataset.episodes)
+            if slots > count:
+                where = f"{dataset.reader.directory} has {slots} slots"
+                shared = "" if slots == self.slots[i] else " together with the data of the same trajectories"
+                message = "a batch holds at most one frame of a trajectory: lower the batch, or make more trajectories"
+                raise ValueError(f"{where}{shared} in a batch of {self.batch} but {count} trajectories; {message}")
+
+    def _together(self, i: int) -> tuple[int, int]:
+        """Slots of all data sets of the same trajectories, and how many of them are of sets before `i`."""
+        slots = [s if source == self._source[i] else 0 for s, source in zip(self.slots.tolist(), self._source, strict=True)]
+        return sum(slots), sum(slots[:i])
 
     def _permutation(self, dataset: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, dataset, epoch]).permutation(self.datasets[dataset].episodes)
@@ -258,11 +292,24 @@ class Batches:
         where = np.random.default_rng([self.seed, step]).random(self.batch)
         rows = []
         for i, (dataset, slots) in enumerate(zip(self.datasets, self.slots.tolist(), strict=True)):
-            epoch, number = divmod(step, len(dataset.episodes) // slots)
-            chosen = self._order(i, epoch)[number * slots : (number + 1) * slots]
+            together, before = self._together(i)
+            epoch, number = divmod(step, len(dataset.episodes) // together)
+            start = number * together + before
+            chosen = self._order(self._source[i], epoch)[start : start + slots]
             for slot, episode in enumerate(chosen.tolist(), int(self.first_slot[i])):
                 rows.append(Row(slot, i, episode, int(where[slot] * dataset.frames(episode))))
         return rows
+
+    def record_ids(self, step: int, *, own: bool = False) -> list[RecordId]:
+        """What stands in the global batch of a step, in the order of its slots, without reading a record; `own`: this process's rows.
+
+        The same whatever the number of processes, threads and devices: for the log of a run that stops on a batch.
+        """
+        rows = self.rows(step)
+        rows = self._own(rows, "state") + self._own(rows, "image") if own else rows
+        readers = [dataset.reader for dataset in self.datasets]
+        names = [(reader.directory.resolve().name, reader.fingerprint) for reader in readers]
+        return [RecordId(row.slot, *names[row.dataset], row.episode, row.frame) for row in rows]
 
     def _own(self, rows: list[Row], kind: str) -> list[Row]:
         index, count = self.process
@@ -270,7 +317,7 @@ class Batches:
 
     def _example(self, step: int, row: Row) -> StateExample | ImageExample:
         order = (self.seed, step, row.slot) if self.shuffle_objects else None
-        trajectory = int(self._first_trajectory[row.dataset]) + row.episode
+        trajectory = int(self._first_trajectory[self._source[row.dataset]]) + row.episode
         return self.maker.example_at(self.datasets[row.dataset], row.episode, row.frame, trajectory=trajectory, order_seed=order)
 
     def batch_at(self, step: int) -> Batch:
@@ -281,12 +328,13 @@ class Batches:
         return Batch(*(stack([self._example(step, row) for row in part]) for part in (states, images)), keys)
 
     def iterate(self, start_step: int = 0, *, stop_step: int = 2**31 - 1, threads: int = 2, ahead: int = 4) -> Iterator[Batch]:
-        """Batches from `start_step` on, made ahead by grain in threads, at most `ahead` of them waiting.
+        """Batches from `start_step` on, made ahead by grain in threads; as many are made or waiting as there are threads, `ahead` at least.
 
         Threads, not processes: grain's workers outlive a killed parent and leave shared memory behind.
         """
         steps = grain.MapDataset.range(start_step, stop_step).map(self.batch_at)
-        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)))
+        # with room for fewer batches than threads the others would wait
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads))))
 
 
 def make_batches(

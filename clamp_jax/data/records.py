@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jaxtyping import ArrayLike, Float
+from jaxtyping import Float32 as F32
 
 from clamp_jax.structs import ACTION_DIM, Calibration, Geoms, Tree
 
-SCHEMA = 1
 KINDS = ("state", "image")
+EPISODE_SCHEMA = 1  # of an episode's record
+FRAME_SCHEMA = 2  # of an image frame's: 1 kept depth as float32 metres alone
+SCHEMAS = {"state": EPISODE_SCHEMA, "image": FRAME_SCHEMA}  # of a data set's meta.json; each earlier one is read too
+DEPTHS_PER_M = 10_000  # a stored depth counts tenths of a millimetre, as a D405's does
 
 _NUMBERS = ("qpos", "joints", "actions", "object_positions", "progress")
 _INT_FIELDS = {"parent", "joint", "qpos_start", "body", "mount"}
@@ -152,14 +157,15 @@ def encode(episode: Episode) -> bytes:
         arrays["ticks"] = np.asarray(episode.ticks, np.int32)
     names = ("task", "instruction", "kind")
     attributes = {n: getattr(episode, n) for n in names} | {"seed": int(episode.seed), "object_names": list(episode.object_names)}
-    return _pack(arrays, attributes | {"schema": SCHEMA})
+    return _pack(arrays, attributes | {"schema": EPISODE_SCHEMA})
 
 
 def decode(data: bytes) -> Episode:
     """Inverse of `encode`; raises ValueError for bytes that are no such record."""
     arrays, attributes = _unpack(data)
-    if attributes.get("schema") != SCHEMA:
-        raise ValueError(f"the record has schema {attributes.get('schema')!r}; this version reads {SCHEMA}: make the data set again")
+    if attributes.get("schema") != EPISODE_SCHEMA:
+        found = f"the record has schema {attributes.get('schema')!r}"
+        raise ValueError(f"{found}; this version reads {EPISODE_SCHEMA}: make the data set again")
     numbers = {name: arrays[name] for name in (*_NUMBERS, "ticks", "geom_types") if name in arrays}
     if attributes["kind"] == "state":
         numbers |= {"tree": _unflatten(Tree, "tree", arrays), "geoms": _unflatten(Geoms, "geoms", arrays)}
@@ -168,16 +174,39 @@ def decode(data: bytes) -> Episode:
     return Episode(**attributes, **numbers, object_names=names)
 
 
+def round_depth(depth_m: Float[ArrayLike, "*shape"]) -> F32[np.ndarray, "*shape"]:
+    """Depth in m as a recorder keeps it, in whole tenths of a millimetre: float32, and what `encode_frame` stores in two bytes."""
+    return (np.rint(np.asarray(depth_m, np.float64) * DEPTHS_PER_M) / DEPTHS_PER_M).astype(np.float32)
+
+
+def _pack_depth(depth_m: np.ndarray) -> np.ndarray:
+    """Counts of 0.1 mm as uint16 where that gives every value back to the bit (0 to 6.5535 m), else the float32 as it is."""
+    depth_m = np.asarray(depth_m, np.float32)
+    counts = np.clip(np.rint(depth_m * np.float32(DEPTHS_PER_M)), 0, 2**16 - 1).astype(np.uint16)
+    return counts if np.array_equal(_unpack_depth(counts), depth_m) else depth_m
+
+
+def _unpack_depth(depth: np.ndarray) -> np.ndarray:
+    return depth / np.float32(DEPTHS_PER_M) if depth.dtype == np.uint16 else depth
+
+
 def encode_frame(frame: Frame) -> bytes:
-    """Bytes of an image frame's record; uint8 colours and float32 depth are kept as they are."""
-    arrays = {"rgb": frame.rgb, "depth_m": np.asarray(frame.depth_m, np.float32)} | _flatten("calibration", frame.calibration)
-    return _pack(arrays, {"schema": SCHEMA, "tick": int(frame.tick)})
+    """Bytes of an image frame's record, which give it back to the bit: depth in two bytes where it counts tenths of a millimetre.
+
+    Ours: measured beside other forms in docs/scale.md.
+    """
+    arrays = {"rgb": frame.rgb, "depth": _pack_depth(frame.depth_m)} | _flatten("calibration", frame.calibration)
+    return _pack(arrays, {"schema": FRAME_SCHEMA, "tick": int(frame.tick)})
 
 
 def decode_frame(data: bytes) -> Frame:
-    """Inverse of `encode_frame`; raises ValueError for bytes that are no such record."""
+    """Inverse of `encode_frame`, of records of schema 1 too; raises ValueError for bytes that are no such record."""
     arrays, attributes = _unpack(data)
-    return Frame(attributes["tick"], arrays["rgb"], arrays["depth_m"], _unflatten(Calibration, "calibration", arrays))
+    if attributes.get("schema") not in range(1, FRAME_SCHEMA + 1):
+        found = f"the frame's record has schema {attributes.get('schema')!r}"
+        raise ValueError(f"{found}; this version reads 1 to {FRAME_SCHEMA}: make the data set again")
+    depth = arrays["depth_m" if attributes["schema"] == 1 else "depth"]
+    return Frame(attributes["tick"], arrays["rgb"], _unpack_depth(depth), _unflatten(Calibration, "calibration", arrays))
 
 
 def frames_of(episode: Episode) -> Iterator[Frame]:

@@ -95,6 +95,19 @@ def describe(path: Path, records: int) -> dict[str, Any]:
     return {"name": path.name, "records": records, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def damages(directory: Path, shards: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each shard that is not, byte for byte, what meta.json says was written."""
+    for shard in shards:
+        path = directory / shard["name"]
+        try:
+            same, found = sha256_of(path) == shard["sha256"], path.stat().st_size
+        except OSError as error:
+            yield f"shard {path} cannot be read ({error.strerror})"
+            continue
+        if not same:
+            yield f"shard {path} is not what was written: it has {found} bytes, {shard['bytes']} were written"
+
+
 class ShardReader:
     """Random access to the records of a list of shards; errors name the shard."""
 
@@ -120,14 +133,18 @@ class ShardReader:
         if found != shard["bytes"]:
             raise ValueError(f"shard {path} has {found} bytes (None: missing); expected {shard['bytes']}: restore it or make it again")
 
-    def read(self, index: int) -> bytes:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        shard = self.shards[number]
+    def _opened(self, number: int) -> Any:
         with self._lock:
             if number not in self._readers:
-                self._readers[number] = ArrayRecordReader(str(self.directory / shard["name"]), READER_OPTIONS)
+                self._readers[number] = ArrayRecordReader(str(self.directory / self.shards[number]["name"]), READER_OPTIONS)
+            return self._readers[number]
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a record; ValueError naming the shard when it is damaged there, or has gone since."""
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        shard = self.shards[number]
         try:
-            return self._readers[number].read([index - int(self.ends[number]) + shard["records"]])[0]
-        except (RuntimeError, IndexError) as error:
+            return self._opened(number).read([index - int(self.ends[number]) + shard["records"]])[0]
+        except (RuntimeError, IndexError, OSError) as error:
             message = f"shard {self.directory / shard['name']} cannot be read at record {index} ({error}); restore it or make it again"
             raise ValueError(message) from error
