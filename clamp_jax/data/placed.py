@@ -29,7 +29,7 @@ class Placed:
             raise StopIteration
         try:
             value = self._next.result()
-        except BaseException:
+        except Exception:  # an interrupt does not wait for what is being made
             self.close()
             raise
         self._next = self._pool.submit(self._make)
