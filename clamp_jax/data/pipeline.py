@@ -136,7 +136,7 @@ class ExampleMaker:
         labels = Labels(tokens, np.int32(episode if trajectory is None else trajectory))
         target, past = Target(*future_chunk(numbers.actions, tick)), past_chunk(numbers.actions, tick)
         if dataset.kind == "state":
-            return self._state(dataset, episode, tick, (*past, labels, target))
+            return self._state(dataset, (episode, numbers), tick, (*past, labels, target))
         image = dataset.image((episode, frame))
         return ImageExample(Observation(image.rgb, image.depth_m, image.calibration, numbers.joints[tick], *past), labels, target)
 
@@ -150,13 +150,13 @@ class ExampleMaker:
         fit = {"tokenize": self.tokenize, "length": self.text_length}
         return fitting_prompt(episode.instruction, names, positions_m[order], progress, **fit, **bounds)
 
-    def _state(self, dataset: Dataset, episode: int, tick: int, rest: tuple) -> StateExample:
+    def _state(self, dataset: Dataset, numbered: tuple[int, Episode], tick: int, rest: tuple) -> StateExample:
         if self.calibration is None:
             raise ValueError("a state data set needs the calibration of the cell that draws its images: aloha_calibration(height, width)")
         if dataset.reader.meta.get("origin", {}).get("geometry", "primitive") != "primitive":
             found = f"{dataset.reader.directory} is of a scene of meshes, which a state record does not hold"
             raise ValueError(f"{found}; draw its images: python -m data_tools.materialise")
-        numbers = dataset.episode(episode)
+        episode, numbers = numbered
         tree, geoms = self._tables(dataset, episode)
         # before the start all was at rest as in the first tick
         shown, measured = (max(tick - delay, 0) for delay in (self.delays.image, self.delays.joint))

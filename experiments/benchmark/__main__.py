@@ -9,11 +9,15 @@
     python -m experiments.benchmark model --json out.json
     python -m experiments.benchmark model --presets B/16 --dtype bfloat16 --batch 64 --ratio-to-stored --profile runs/trace
     python -m experiments.benchmark model --fit --json out.json
+    python -m experiments.benchmark input --json out.json
     python -m experiments.benchmark model --agree-steps 200 --data runs/data/drawer_open --batch 16 --json out.json
 
 `model` is what the networks cost: of each preset parameters, FLOPs a sample by XLA's count and by hand, memory by the compiler, and
 time of sensing and rendering, of the forward pass and of a training step of stage (i), on made-up records. --fit says what batch fits
 which memory, --agree-steps how far bfloat16's losses go from float32's. Figures of a CPU's compiler are not an accelerator's.
+
+`input` is what feeding costs: samples/s of state and of image records by the number of threads, decoding included, beside a plain
+reader; the forms in which images may be kept; and the share of its time that a training loop waits for data.
 
 Every figure is told with minimum, median and maximum of its repeats, the compilation apart.
 """
@@ -33,7 +37,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments import report, stages
-from experiments.benchmark import model, pairs, render, sim, step
+from experiments.benchmark import feeding, model, pairs, render, sim, step
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     pairs.add_arguments(parts.add_parser("loss", help="the sigmoid loss round the ring beside the plain one: memory and time"))
     sim.add_arguments(parts.add_parser("sim", help="engines, cameras and the making of demonstrations"))
     model.add_arguments(parts.add_parser("model", help="parameters, FLOPs, memory and time of the networks"))
+    feeding.add_arguments(parts.add_parser("input", help="samples/s of records, decoding included, and how long training waits for them"))
     for part in parts.choices.values():
         part.add_argument("--json", type=Path, help="where the figures go")
     return parser.parse_args(argv)
@@ -62,7 +67,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return step.time_step(args.preset, args.batch, args.repeats)
     if args.what == "sensors":
         return step.time_sensors(args.size, args.batch, args.repeats)
-    return {"render": render.measure, "loss": pairs.measure, "sim": sim.measure, "model": model.measure}[args.what](args)
+    parts = {"render": render, "loss": pairs, "sim": sim, "model": model, "input": feeding}
+    return parts[args.what].measure(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
