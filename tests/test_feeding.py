@@ -60,7 +60,8 @@ def test_figures_are_of_both_kinds_by_threads_beside_a_plain_reader(folders, tmp
     out = tmp_path / "out.json"
     assert command.main([*arguments, "--repeats", "2", "--train-steps", "0", "--json", str(out)]) == 0
     found = command.json.loads(out.read_text())
-    assert found["batch"] == 3 and found["cores"] >= 1 and "training" not in found and "uint16, zstd (schema 2)" in found["formats"]
+    assert found["batch"] == 3 and found["cores"] >= 1 and "training" not in found
+    assert "uint16 in byte planes, zstd (schema 2)" in found["formats"]
     for kind, batches in (("states", 8), ("images", 1)):
         part = found[kind]
         assert set(part["ways"]) == {"1 threads", "2 threads", "plain"} and part["batches"] == batches

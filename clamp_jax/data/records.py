@@ -180,14 +180,18 @@ def round_depth(depth_m: Float[ArrayLike, "*shape"]) -> F32[np.ndarray, "*shape"
 
 
 def _pack_depth(depth_m: np.ndarray) -> np.ndarray:
-    """Counts of 0.1 mm as uint16 where that gives every value back to the bit (0 to 6.5535 m), else the float32 as it is."""
+    """Low, then high bytes (2, k, h, w) of counts of 0.1 mm where those give every value back to the bit, else the float32 as it is."""
     depth_m = np.asarray(depth_m, np.float32)
     counts = np.clip(np.rint(depth_m * np.float32(DEPTHS_PER_M)), 0, 2**16 - 1).astype(np.uint16)
-    return counts if np.array_equal(_unpack_depth(counts), depth_m) else depth_m
+    planes = np.stack([counts & 255, counts >> 8]).astype(np.uint8)
+    return planes if np.array_equal(_unpack_depth(planes), depth_m) else depth_m
 
 
 def _unpack_depth(depth: np.ndarray) -> np.ndarray:
-    return depth / np.float32(DEPTHS_PER_M) if depth.dtype == np.uint16 else depth
+    if depth.dtype != np.uint8:
+        return depth
+    low, high = depth
+    return (low + high.astype(np.uint16) * np.uint16(256)) / np.float32(DEPTHS_PER_M)
 
 
 def encode_frame(frame: Frame) -> bytes:

@@ -132,16 +132,19 @@ def feed(folder: Path, batch: int, count: int, threads: list[int], repeats: int,
         from experiments.benchmark import feeding_torch
 
         ways["torch"] = feeding_torch.loader(folder, batch, count, max(threads))
-    rates = {name: [] for name in ways}
+    rates, spent_ms = {name: [] for name in ways}, {name: [] for name in ways}
     for repeat in range(-1, repeats):  # the first round is thrown away
         for name, way in ways.items():
-            found = batch * count / _seconds(way, count)
-            rates[name] += [found] if repeat >= 0 else []
+            wall_s, cpu_s = _seconds(way, count)
+            rates[name] += [batch * count / wall_s] if repeat >= 0 else []
+            spent_ms[name] += [1e3 * cpu_s / (batch * count)] if repeat >= 0 else []
     shards = [shard for part in batches.datasets[0].reader.meta["shards"].values() for shard in part]
     records = int(sum(batches.datasets[0].reader.frames)) or len(batches.datasets[0].reader)
     best = max(np.median(rates[f"{number} threads"]) for number in threads)
     ratios = {f"best_over_{peer}": float(best / np.median(rates[peer])) for peer in peers}
     figures = {name: spread("samples_per_s", values) for name, values in rates.items()}
+    for name in figures.keys() - {"torch"}:  # whose processes' time is not this one's
+        figures[name] |= spread("cpu_ms", spent_ms[name])
     return {"ways": figures, "bytes_a_record": sum(shard["bytes"] for shard in shards) / records, "batches": count} | ratios
 
 
@@ -152,14 +155,14 @@ def plain(batches: Batches, count: int) -> Iterator[Any]:
         yield stack([batches.maker.example_at(dataset, row.episode, row.frame, order_seed=(0, row.slot)) for row in batches.rows(step)])
 
 
-def _seconds(way: Callable[[], Iterator[Any]], count: int) -> float:
-    """From the making of an iterator to its last batch: nothing is made ahead before the clock starts."""
-    begun = time.perf_counter()
+def _seconds(way: Callable[[], Iterator[Any]], count: int) -> tuple[float, float]:
+    """Of the clock and of the processor, from the making of an iterator to its last batch: nothing is made before the clock starts."""
+    spent, begun = time.process_time(), time.perf_counter()
     number = sum(1 for _ in way())
-    spent = time.perf_counter() - begun
+    wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - spent
     if number != count:
         raise ValueError(f"{number} batches came where {count} were asked for")
-    return spent
+    return wall_s, cpu_s
 
 
 # ---- training -----------------------------------------------------------------------------------------------------------
@@ -171,6 +174,7 @@ def wait_share(states: Path, workdir: Path, args: argparse.Namespace) -> dict[st
     reader, train = Reader(states), {"steps": args.train_steps, "save_every": args.train_steps, "log_every": TRAINED_UNWATCHED}
     with config.unlocked():
         config.train.update(train)
+        config.optimiser.warmup = min(config.optimiser.warmup, args.train_steps - 1)
         config.train.batch = args.batch
         config.data.paths, config.data.held_out = (str(states),), 0.0
         config.data.capacity.update(reader.meta["used"]["geoms"])

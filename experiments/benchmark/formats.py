@@ -146,9 +146,9 @@ def forms() -> dict[str, Form]:
     """All forms by name; PNG where Pillow is installed."""
     found = {
         "float32, zstd (schema 1)": _float32(),
-        "uint16, zstd (schema 2)": _uint16(),
+        "uint16, zstd": _uint16(),
         "uint16, not compressed": _uint16(PLAIN),
-        "uint16 in byte planes, zstd": _byte_planes(),
+        "uint16 in byte planes, zstd (schema 2)": _byte_planes(),
         "rows less the row above, byte planes, zstd": _rows(),
         "uint16, zlib 1": _zlib(),
     }
