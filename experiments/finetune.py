@@ -4,6 +4,7 @@
         --config.data.paths="('data/task',)" --workdir runs/f
 
 The same command again takes the run up where it stopped. Writes metrics.jsonl, config.json and checkpoints/ into the folder.
+SIGTERM and SIGINT save and leave with code 75 after the step that is being made, a second one at once (docs/scale.md).
 """
 
 from clamp_jax import runtime
@@ -34,19 +35,21 @@ def run(
     *,
     resnet: str = "",
     stop_at: int | None = None,
+    verified: bool = True,
     tell: training.Tell = training.print_progress,
 ) -> TrainState:
     """Fine-tune in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
     resnet: public weights that a policy from scratch begins with, as the flag names them; others have those of stage (i).
+    verified: False restores checkpoints, stage (i)'s too, without comparing their hashes.
     Raises ValueError for bad input, before anything is written.
     """
-    stage_one = load_stage_one(config, resnet)
+    stage_one = load_stage_one(config, resnet, verified=verified)
     loaded = public.read(resnet=resnet)
     config = public.resolve(config, loaded) if stage_one is None else public.adopt(config, training.filled(stage_one.config))
     workdir, train = Path(workdir), config.train
     spec = training.make_spec(config, "finetune")
-    pretrained = {} if stage_one is None else weights(stage_one, training.plain(config), spec.networks)
+    pretrained = {} if stage_one is None else weights(stage_one, training.plain(config), spec.networks, verified=verified)
     on = parallel.mesh()
     batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed, tokenize=public.unread)
     example = batches.batch_at(0)
@@ -58,7 +61,8 @@ def run(
 
     body = functools.partial(steps.finetune_step, spec)
     step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
-    with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
+    keep = {"keep_last": train.keep_last, "keep_every": train.keep_every or None, "verified": verified}
+    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
@@ -70,12 +74,15 @@ def run(
             threads=config.data.threads,
             stop_at=train.steps if stop_at is None else stop_at,
             log=log,
+            watch=training.make_watch(workdir, batches, train),
+            signals=signals,
+            store=store,
             save=lambda state: store.save(state, training.plain(config), statistics),
         )
 
 
-def load_stage_one(config: ConfigDict, resnet: str) -> checkpoint.Loaded | None:
-    """The stage (i) run that this config begins with; None for a variant that takes none.
+def load_stage_one(config: ConfigDict, resnet: str, *, verified: bool = True) -> checkpoint.Loaded | None:
+    """The config and statistics of the stage (i) run that this config begins with; None for a variant that takes none.
 
     Raises ValueError when the run is missing or damaged, was made with other ranges, or names something the variant has no use for.
     """
@@ -91,28 +98,32 @@ def load_stage_one(config: ConfigDict, resnet: str) -> checkpoint.Loaded | None:
         raise ValueError(f"variant {config.variant!r} begins with a stage (i) run; name its folder: --config.init_from=FOLDER")
     if resnet:
         raise ValueError(f"variant {config.variant!r} has the ResNet of its stage (i) run; leave --resnet out")
-    loaded = checkpoint.load_params(config.init_from)
+    loaded = checkpoint.load_params(config.init_from, networks=(), verified=verified)
     act.check_working_range(loaded.statistics)
     return loaded
 
 
-def weights(loaded: checkpoint.Loaded, config: Mapping, networks: Networks) -> dict[str, Any]:
-    """Stage (i)'s weights for this config; ValueError when they are of another variant or were made with other networks or views."""
+def weights(loaded: checkpoint.Loaded, config: Mapping, networks: Networks, *, verified: bool = True) -> dict[str, Any]:
+    """Stage (i)'s weights for this config, and no others are read from disk.
+
+    ValueError when they are of another variant or were made with other networks or views.
+    """
     before = training.filled(loaded.config)
     found = (line for name in SAME for line in training.compare(before[name], config[name], name))
     differences = [line for line in found if line.split(":")[0] not in FREE]
     if differences:
         told = "; ".join(differences)
         raise ValueError(f"{config['init_from']} was pre-trained otherwise; {told}. Use the same sections in both configs")
-    return {name: checkpoint.part(loaded, name) for name in (("clamp", "policy") if networks.clamp is not None else ("policy",))}
+    names = ("clamp", "policy") if networks.clamp is not None else ("policy",)
+    return checkpoint.load_params(config["init_from"], step=loaded.step, networks=names, verified=verified).params
 
 
 def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
-        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet)
-    except (ValueError, OSError) as error:
+        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet, verified=FLAGS.verify == "on")
+    except (ValueError, OSError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -121,4 +132,5 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", "experiments/configs/finetune.py:demo", "file:preset", lock_config=True)
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("resnet", "", "FILE, for variant scratch: ImageNet's ResNet-50, torchvision's or timm's safetensors")
+    flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
     app.run(main)

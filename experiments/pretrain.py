@@ -3,6 +3,7 @@
     python -m experiments.pretrain --config experiments/configs/pretrain.py:demo --config.data.paths="('data/a', 'data/b')" --workdir runs/p
 
 The same command again takes the run up where it stopped. Writes metrics.jsonl, config.json and checkpoints/ into the folder.
+SIGTERM and SIGINT save and leave with code 75 after the step that is being made, a second one at once (docs/scale.md).
 """
 
 from clamp_jax import runtime
@@ -28,11 +29,13 @@ def run(
     text: str = "",
     resnet: str = "",
     stop_at: int | None = None,
+    verified: bool = True,
     tell: training.Tell = training.print_progress,
 ) -> TrainState:
     """Pre-train in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
-    text, resnet: public weights to begin with, as the flags name them. Raises ValueError for bad input, before anything is written.
+    text, resnet: public weights to begin with, as the flags name them. verified: False restores without comparing hashes.
+    Raises ValueError for bad input, before anything is written.
     """
     if config.variant == "scratch":
         raise ValueError("variant 'scratch' has no stage (i); run experiments.finetune with it, or pretrain another variant")
@@ -51,7 +54,8 @@ def run(
     step = parallel.map_step(body, on, mapping=train.mapping, pair_loss=form, compiler_options=dict(train.compiler_options))
     training.enter(workdir, config, "pretrain")
 
-    with checkpoint.Checkpoints(workdir, keep_last=train.keep_last, keep_every=train.keep_every or None) as store:
+    keep = {"keep_last": train.keep_last, "keep_every": train.keep_every or None, "verified": verified}
+    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
         log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
         return training.loop(
@@ -63,6 +67,9 @@ def run(
             threads=config.data.threads,
             stop_at=train.steps if stop_at is None else stop_at,
             log=log,
+            watch=training.make_watch(workdir, batches, train),
+            signals=signals,
+            store=store,
             save=lambda state: store.save(state, training.plain(config), statistics),
         )
 
@@ -71,8 +78,8 @@ def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
-        run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet)
-    except (ValueError, OSError, ImportError) as error:
+        run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet, verified=FLAGS.verify == "on")
+    except (ValueError, OSError, ImportError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -82,4 +89,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("text", "", "clip:FOLDER, CLIP's text encoder, frozen: a folder with model.safetensors and tokenizer.json")
     flags.DEFINE_string("resnet", "", "FILE, ImageNet's ResNet-50 to begin with: torchvision's or timm's safetensors")
+    flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
     app.run(main)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +24,12 @@ from clamp_jax.networks import Networks, make_networks
 from clamp_jax.structs import Batch, Capacity, TrainState
 from experiments import public
 from experiments.configs import shared
+from experiments.stopping import Signals, Stopped, TrainingError, Watch  # noqa: F401 - TrainingError: entry points catch it
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
 FREE = ("data.paths", "data.threads", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every")
+FREE += ("train.spike_factor", "train.spike_window")
 # Fields whose absence means what was done before there were any: a run is taken up as it was begun.
 ADDED = ("train.pair_loss", "train.mask_false_negatives")
 # Fields that runs of earlier versions lack, at the values that mean what those did.
@@ -36,10 +37,6 @@ LATER = {"ablation": shared.ablation().to_dict(), "model": {"text": "own", "resn
 
 # Initialisation runs once: without optimisation its compilation takes a quarter of the time.
 QUICK = {"xla_backend_optimization_level": 0}
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last checkpoint is kept."""
 
 
 class Progress(NamedTuple):
@@ -204,27 +201,51 @@ def loop(
     threads: int,
     stop_at: int,
     log: Callable[[int, Mapping, Clock], None],
+    watch: Watch,
+    store: checkpoint.Checkpoints,
     save: Callable[[TrainState], Any],
+    signals: Signals,
 ) -> TrainState:
-    """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always logged and saved."""
-    first, clock = int(state.step), Clock()
+    """Train from the state's step to `stop_at`, logging and saving on the way; the last step is always logged and saved.
+
+    A save goes on while the next steps are made; its error ends the run at the next step. Raises Stopped between two steps when
+    a signal asks for it, after that step has been logged and saved.
+    """
+    first, clock = int(jax.device_get(state.step)), Clock()
     incoming = Placed(batches.iterate(first, stop_step=stop_at, threads=threads), functools.partial(parallel.shard, on=on))
+    if asked := signals.asked(first):
+        raise stopped(asked, first)
     for number in range(first + 1, stop_at + 1):
         batch = clock.wait(lambda: next(incoming))
         state, metrics = step(state, batch)
         clock.steps += 1
-        saves = number == stop_at or number % train.save_every == 0
+        store.check()
+        watch(number, metrics)
+        asked = signals.asked(number)
+        saves = asked or number == stop_at or number % train.save_every == 0
         if saves or number % train.log_every == 0:  # a state is looked at before it is saved
             metrics = jax.device_get(metrics)
             clock.stop()
             log(number, metrics, clock)
+            watch.settle()
+            watch.look(number, {name: float(value) for name, value in metrics.items()})
             clock = Clock()
         if saves:
-            jax.block_until_ready(state)
             clock.stop()
             save(state)
             clock.start()
+        if asked:
+            store.wait()
+            raise stopped(asked, number)
+    store.wait()
     return state
+
+
+def stopped(signal_name: str, step: int) -> Stopped:
+    """What a run leaves with that was asked to stop."""
+    message = f"stopped by {signal_name} after step {step}, which is saved; the same command goes on"
+    print(message, flush=True)
+    return Stopped(message)
 
 
 class Log:
@@ -237,18 +258,22 @@ class Log:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def __call__(self, step: int, metrics: Mapping[str, Any], clock: Clock) -> None:
-        """Raises TrainingError when a figure is not finite."""
         figures = {name: float(value) for name, value in metrics.items()}
         step_s, wait_share = clock.seconds / clock.steps, clock.waited / clock.seconds
         line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, "samples_per_s": self.batch / step_s}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        bad = [name for name, value in figures.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingError(f"{', '.join(bad)} not finite at step {step}; lower the learning rate, or look at {self.path}")
         compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
         left_s = None if compiled else step_s * (self.of - step)
         self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s))
+
+
+def make_watch(workdir: Path, batches: pipeline.Batches, train: ConfigDict) -> Watch:
+    """The watch of a run whose Log has been opened; a config that is older than its fields is watched as new ones are."""
+    losses = [line["loss"] for line in read_metrics(workdir)]
+    known = shared.spikes().to_dict()
+    factor, window = (train.get(name, known[name]) for name in ("spike_factor", "spike_window"))
+    return Watch(workdir, batches, factor=factor, window=window, losses=losses)
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:

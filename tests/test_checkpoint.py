@@ -71,7 +71,7 @@ def test_a_restored_state_lies_where_the_model_asks_for_it(saved):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add"])
 def test_every_damaged_file_is_named(copy, damage):
     step = checkpoint.folder(copy) / "3"
-    names = [name for name in json_files(step)] if damage != "add" else ["ema/d/more"]
+    names = [name for name in json_files(step)] if damage != "add" else ["ema_policy/d/more"]
     for name in names:
         path = step / name
         before = path.read_bytes() if path.exists() else None
@@ -89,9 +89,9 @@ def test_every_damaged_file_is_named(copy, damage):
 
 def json_files(step):
     """A few files of every kind: arrays, structure, documents, the manifest itself."""
-    arrays = sorted((step / "state" / "d").iterdir()) + sorted((step / "ema" / "d").iterdir())
+    arrays = sorted((step / "state" / "d").iterdir()) + sorted((step / "ema_clamp" / "d").iterdir())
     return [path.relative_to(step).as_posix() for path in arrays] + [
-        "ema/_METADATA", "config/metadata", "statistics/metadata", checkpoint.MANIFEST]  # fmt: skip
+        "ema_policy/_METADATA", "config/metadata", "statistics/metadata", checkpoint.MANIFEST]  # fmt: skip
 
 
 def flip(data: bytes | None) -> bytes:

@@ -85,6 +85,15 @@ def train(*, batch: int, steps: int, log_every: int, save_every: int) -> ConfigD
     section.save_every = save_every  # steps between two checkpoints; ours
     section.keep_last = 2  # checkpoints kept; ours
     section.keep_every = 0  # steps whose multiples are kept for ever, 0 for none; ours
+    section.update(spikes())
+    return section
+
+
+def spikes() -> ConfigDict:
+    """When a loss stops the run."""
+    section = ConfigDict()
+    section.spike_factor = 10.0  # a loss over this times the median of the last ones stops the run, 0 for never; ours
+    section.spike_window = 100  # how many losses that median is taken of, at least 20; ours
     return section
 
 
