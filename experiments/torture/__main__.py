@@ -1,0 +1,55 @@
+"""Do to a small run what happens to runs, and say what came of it.
+
+    python -m experiments.torture --kills 100 --json kills.json
+    python -m experiments.torture --memory --json memory.json
+    python -m experiments.torture --damage 1000 --json damage.json
+
+--kills: SIGKILL at random moments and inside saves; --memory: the process over 200 saves and 2,000 steps; --damage: bits,
+truncations and deletions over a checkpoint and an artifact. Leaves with 0 when all held, with 1 when not.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from clamp_jax import runtime
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # a restart compiles many small things
+    runtime.setup("cpu", mjx=False)
+
+from absl import logging
+
+from experiments.stages import write_json
+from experiments.torture import kills, run
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Torture a small run.")
+    parser.add_argument("--kills", type=int, default=0, help="how many times a run is killed")
+    parser.add_argument("--memory", action="store_true", help="watch the memory of a process that trains and saves")
+    parser.add_argument("--damage", type=int, default=0, help="how many files are damaged, one at a time")
+    parser.add_argument("--variant", default="clamp", help="of stage (i), for --kills")
+    parser.add_argument("--steps", type=int, default=60, help="of a killed run")
+    parser.add_argument("--save-every", type=int, default=5, help="steps of a killed run")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="no kill after this many seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file for the result")
+    args = parser.parse_args()
+    logging.set_verbosity(logging.WARNING)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.kills:
+            plan = run.Plan(Path(folder), args.steps, args.save_every, args.variant)
+            found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)
+    print(json.dumps(found, indent=1))
+    if args.json:
+        write_json(args.json, found)
+    return 0 if all(part["good"] for part in found.values()) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
