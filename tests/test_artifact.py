@@ -38,9 +38,12 @@ def inputs(spec, batch=1):
 def rewrite(folder, name, data):
     """Change a file as someone who also mends the manifest would."""
     (folder / name).write_bytes(data)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest[name] = loader.sha256(folder / name)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    list_files(folder, files | {name: loader.sha256(folder / name)})
+
+
+def list_files(folder, files):
+    (folder / "manifest.json").write_text(json.dumps({"files": files, "sha256": loader.canonical_hash(files)}))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -123,13 +126,27 @@ def test_a_missing_file_is_refused_by_name(copy, name):
 
 
 def test_manifest_must_list_the_files_and_stay_in_the_folder(copy):
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "spec.json"}))
+    files = json.loads((copy / "manifest.json").read_text())["files"]
+    list_files(copy, {k: v for k, v in files.items() if k != "spec.json"})
     with pytest.raises(ValueError, match=r"does not list spec\.json"):
         artifact.load_artifact(copy)
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"../x": "0"}))
+    list_files(copy, files | {"../x": "0"})
     with pytest.raises(ValueError, match="plain file names"):
         artifact.load_artifact(copy)
+
+
+def test_the_manifest_carries_its_own_hash_and_older_ones_are_read(copy):
+    path = copy / "manifest.json"
+    text = path.read_text()
+    files = json.loads(text)["files"]
+    for at in range(0, len(text), 7):
+        data = bytearray(text.encode())
+        data[at] ^= 1 << at % 8
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"manifest\.json"):
+            loader.verify_files(copy)
+    path.write_text(json.dumps(files))  # as it was written before it had a hash of its own
+    assert loader.verify_files(copy) == files
 
 
 def test_statistics_of_other_weights_are_refused(copy):

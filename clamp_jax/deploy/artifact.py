@@ -5,7 +5,7 @@
     spec.json             inputs, cameras, calibration, limits, statistics, instruction, versions, date
     example.safetensors   one input and the actions that the writing machine got for it
     loader.py             a copy of the reader: needs jax, numpy and flatbuffers
-    manifest.json         SHA-256 of each file
+    manifest.json         SHA-256 of each file, and of that list
 """
 
 import datetime
@@ -88,8 +88,8 @@ def _write(folder: Path, act: Callable, params: Any, description: Description, *
     actions = Policy(exported, weights, spec)(inputs)["actions"]
     write_safetensors(folder / "example.safetensors", inputs | {"actions": actions}, {})
     shutil.copyfile(loader.__file__, folder / "loader.py")
-    manifest = {path.name: loader.sha256(path) for path in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    files = {path.name: loader.sha256(path) for path in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json.dumps({"files": files, "sha256": loader.canonical_hash(files)}, indent=1))
 
 
 def policy_function(act: Callable, params: Any, calibration: Calibration) -> Callable:

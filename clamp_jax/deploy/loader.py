@@ -64,11 +64,11 @@ def load_artifact(folder, *, instruction: str | None = None) -> Policy:
 
 
 def verify_files(folder: Path) -> dict:
-    """Compare every file with manifest.json and return it; raises naming the file, its hash and the manifest's."""
+    """Compare every file with manifest.json and return its list; raises naming the file, its hash and the manifest's."""
     manifest_path = Path(folder) / "manifest.json"
     if not manifest_path.is_file():
         raise FileNotFoundError(f"{manifest_path} is missing; this is no artifact, or it was not copied whole")
-    manifest = json.loads(manifest_path.read_text())
+    manifest = _listed(manifest_path)
     for name in FILES:
         if name not in manifest:
             raise ValueError(f"{manifest_path} does not list {name}; export the artifact again")
@@ -82,6 +82,20 @@ def verify_files(folder: Path) -> dict:
         if found != expected:
             raise ValueError(f"{path} has SHA-256 {found}, the manifest says {expected}; copy or export the folder again")
     return manifest
+
+
+def _listed(path: Path) -> dict:
+    """File name -> SHA-256 of a manifest that carries its own; artifacts that were written before have the list alone."""
+    try:
+        manifest = json.loads(path.read_text())
+        bare = all(name in manifest for name in FILES)
+        files, expected = (manifest, None) if bare else (manifest["files"], manifest["sha256"])
+        found = canonical_hash(files)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not an artifact's manifest ({error}); copy or export the folder again") from error
+    if expected not in (None, found):
+        raise ValueError(f"{path} has SHA-256 {found} of its list, it says {expected}; copy or export the folder again")
+    return files
 
 
 def read_spec(folder: Path) -> dict:
@@ -100,7 +114,12 @@ def sha256(path: Path) -> str:
 
 def statistics_hash(statistics: dict) -> str:
     """SHA-256 of statistics as canonical JSON: stands in the weights' file too, so that the two cannot be parted."""
-    return hashlib.sha256(json.dumps(statistics, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return canonical_hash(statistics)
+
+
+def canonical_hash(document: dict) -> str:
+    """SHA-256 of a JSON document in one canonical form, hexadecimal."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_weights(weights: dict, metadata: dict, spec: dict) -> None:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from absl import logging
 
 from experiments.stages import write_json
-from experiments.torture import kills, run
+from experiments.torture import damage, kills, memory, run
 
 
 def main() -> int:
@@ -44,11 +44,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         if args.kills:
             plan = run.Plan(Path(folder), args.steps, args.save_every, args.variant)
-            found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)
+            found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)  # first: it forks
+        if args.damage:
+            found["damage"] = damage.torture(Path(folder) / "damage", args.damage, seed=args.seed)
+        if args.memory:
+            found["memory"] = memory.torture(_made(Path(folder) / "memory"))
     print(json.dumps(found, indent=1))
     if args.json:
         write_json(args.json, found)
     return 0 if all(part["good"] for part in found.values()) else 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 if __name__ == "__main__":

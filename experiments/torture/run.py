@@ -119,7 +119,7 @@ def prepare(plan: Plan) -> None:
     (plan.folder / COMPILED).write_bytes(pickle.dumps((payload, jax.device_get(state), jax.device_get(metrics), structure)))
 
 
-def train(plan: Plan, workdir: Path) -> TrainState:
+def train(plan: Plan, workdir: Path, *, tell: training.Tell = lambda progress: None) -> TrainState:
     """Train until the last step of the plan, taking up what is in the folder."""
     payload, first, metrics, batch = pickle.loads((plan.folder / COMPILED).read_bytes())
     inside, outside = jax.tree.structure(((first, batch), {})), jax.tree.structure((first, metrics))
@@ -131,7 +131,7 @@ def train(plan: Plan, workdir: Path) -> TrainState:
     with training.Signals() as signals, checkpoint.Checkpoints(workdir, keep_last=2) as store:
         state = training.begin_or_resume(store, lambda: first, shapes, statistics=statistics, on=on)
         begun = int(state.step)
-        log = training.Log(workdir, first=begun, of=plan.steps, batch=found.train.batch, tell=lambda progress: None)
+        log = training.Log(workdir, first=begun, of=plan.steps, batch=found.train.batch, tell=tell)
         with (workdir / BEGUN).open("a") as file:
             file.write(f"{begun}\n")
         return training.loop(
