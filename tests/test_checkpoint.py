@@ -1,6 +1,14 @@
 """Checkpoints: what was saved comes back bit for bit, what is damaged or foreign is refused by name."""
 
+import errno
+import os
+import re
+import resource
 import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from clamp_jax import checkpoint
+from clamp_jax import checkpoint, manifest
 from clamp_jax.structs import TrainState
 
 CONFIG = {"model": {"preset": "debug"}, "sizes": [1, 2]}
@@ -116,6 +124,8 @@ def test_another_model_is_refused_by_the_name_of_the_leaf(saved):
 def test_statistics_of_other_data_are_refused(saved, copy):
     with checkpoint.Checkpoints(saved) as store, pytest.raises(checkpoint.CheckpointError, match="do not belong to the weights"):
         store.restore(make_state(), statistics=STATISTICS | {"count": 8})
+    with checkpoint.Checkpoints(saved) as store, pytest.raises(checkpoint.CheckpointError, match=r"low\.1 was 0.25, is 0.5"):
+        store.restore(make_state(), statistics=STATISTICS | {"low": [-1.0, 0.5]})
     document = checkpoint.folder(copy) / "3" / "statistics" / "metadata"
     document.write_text(document.read_text().replace("0.25", "0.26"))
     with pytest.raises(checkpoint.CheckpointError, match="statistics/metadata has sha256"):
@@ -137,3 +147,204 @@ def test_what_a_killed_process_leaves_is_cleaned(copy):
 def test_a_run_without_checkpoints_is_named(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in .*train first"):
         checkpoint.load_params(tmp_path)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Saves whose manifest waits until it is let go: what is in between happens while a checkpoint is being written."""
+    let_go, write = threading.Event(), manifest.write
+
+    def wait_and_write(step_folder):
+        assert let_go.wait(60)
+        write(step_folder)
+
+    monkeypatch.setattr(manifest, "write", wait_and_write)
+    return let_go
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, held):
+    """The state is donated to the next steps; what is saved are the values of the step that was saved."""
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state = make_state(1, width=1000)
+    expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(state, CONFIG, STATISTICS)
+        for _ in range(5):
+            state = jax.block_until_ready(step(state))
+            store.check()
+        assert store.latest() is None and int(state.step) == 6
+        held.set()
+        store.wait()
+        assert store.latest() == 1
+        assert_same(store.restore(make_state(0, width=1000)), expected)
+
+
+def test_a_second_save_waits_for_the_first(tmp_path, held):
+    threading.Timer(0.2, held.set).start()
+    with checkpoint.Checkpoints(tmp_path, keep_last=5) as store:
+        store.save(make_state(1), CONFIG, STATISTICS)
+        assert store.latest() is None
+        store.save(make_state(2), CONFIG, STATISTICS)
+        assert store.latest() == 1
+    assert checkpoint.load_params(tmp_path).step == 2
+
+
+def test_every_multiple_is_kept_beside_the_last(tmp_path):
+    with checkpoint.Checkpoints(tmp_path, keep_last=1, keep_every=3) as store:
+        for step in range(1, 9):
+            store.save(make_state(step), CONFIG, STATISTICS)
+    assert sorted(int(path.name) for path in checkpoint.folder(tmp_path).iterdir()) == [3, 6, 8]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, bad):
+    good = make_state(2)
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(make_state(1), CONFIG, STATISTICS)
+        for state in (
+            good._replace(params={"clamp": {"w": good.params["clamp"]["w"].at[1, 2].set(bad)}, "policy": {"b": jnp.float32(2)}}),
+            good._replace(ema={"clamp": {"w": good.params["clamp"]["w"].at[1, 2].set(bad)}, "policy": {"b": jnp.float32(2)}}),
+        ):
+            with pytest.raises(checkpoint.CheckpointError, match=r"step 2 is not saved: (params|ema)\.clamp\.w not finite"):
+                store.save(state, CONFIG, STATISTICS)
+        assert store.latest() == 1
+        store.save(good, CONFIG, STATISTICS)
+    assert checkpoint.load_params(tmp_path).step == 2
+
+
+def test_one_network_is_read_and_nothing_else(copy):
+    step = checkpoint.folder(copy) / "3"
+    for other in ("state", "ema_policy"):
+        shutil.rmtree(step / other)
+    loaded = checkpoint.load_params(copy, networks=("clamp",))
+    assert_same(jax.tree.map(jnp.asarray, loaded.params), {"clamp": make_state(3).ema["clamp"]})
+    assert (loaded.config, loaded.statistics) == (CONFIG, STATISTICS)
+    with pytest.raises(checkpoint.CheckpointError, match=r"has no network 'policy'; it has \['clamp'\]"):
+        checkpoint.load_params(copy, networks=("policy",))
+    with pytest.raises(checkpoint.CheckpointError, match="ema_policy.* is missing"):
+        checkpoint.load_params(copy)
+    array = sorted((step / "ema_clamp" / "d").iterdir())[0]
+    array.write_bytes(flip(array.read_bytes()))
+    with pytest.raises(checkpoint.CheckpointError, match=array.name):
+        checkpoint.load_params(copy, networks=("clamp",))
+
+
+def test_checkpoints_with_all_averages_in_one_item_are_read(tmp_path):
+    """As they were written before each network had its own."""
+    step, state = checkpoint.folder(tmp_path) / "3", make_state(3)
+    step.mkdir(parents=True)
+    handler = checkpoint.ocp.StandardCheckpointer()
+    handler.save(step / "ema", state.ema)
+    handler.save(step / "state", {"step": state.step, "params": state.params, "opt_state": state.opt_state})
+    handler.wait_until_finished()
+    for name, document in (("config", CONFIG), ("statistics", STATISTICS)):
+        (step / name).mkdir()
+        (step / name / "metadata").write_text(checkpoint.json.dumps(document))
+    manifest.write(step)
+    assert_same(jax.tree.map(jnp.asarray, checkpoint.load_params(tmp_path).params), state.ema)
+    assert set(checkpoint.load_params(tmp_path, networks=("policy",)).params) == {"policy"}
+    with checkpoint.Checkpoints(tmp_path) as store:
+        assert_same(store.restore(make_state(0), statistics=STATISTICS), state)
+
+
+def test_without_verifying_bytes_go_unseen_and_another_model_does_not(copy):
+    documents = checkpoint.folder(copy) / "3" / "config" / "metadata"
+    documents.write_text(documents.read_text().replace("debug", "demos"))
+    with pytest.raises(checkpoint.CheckpointError, match="config/metadata has sha256"):
+        checkpoint.load_params(copy)
+    assert checkpoint.load_params(copy, verified=False).config["model"]["preset"] == "demos"
+    with checkpoint.Checkpoints(copy, verified=False) as store:
+        assert_same(store.restore(make_state(0)), make_state(3))
+        with pytest.raises(checkpoint.CheckpointError, match=r"clamp\.w: checkpoint has"):
+            store.restore(make_state(width=5))
+        with pytest.raises(checkpoint.CheckpointError, match="do not belong"):
+            store.restore(make_state(0), statistics=STATISTICS | {"count": 8})
+
+
+def on_devices(count: int):
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_state_of_four_devices_is_restored_on_fewer(tmp_path, count):
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(jax.device_put(make_state(3), on_devices(4)), CONFIG, STATISTICS)
+        store.wait()
+        restored = store.restore(jax.device_put(make_state(0), on_devices(count)))
+    assert_same(restored, make_state(3))
+    assert {leaf.sharding for leaf in jax.tree.leaves(restored)} == {on_devices(count)}
+
+
+def test_a_process_with_one_device_restores_what_four_have_saved(tmp_path):
+    """The devices that the checkpoint was written on do not exist there."""
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(jax.device_put(make_state(3), on_devices(4)), CONFIG, STATISTICS)
+    code = """
+import sys, jax, numpy as np
+from test_checkpoint import assert_same, make_state
+from clamp_jax import checkpoint
+assert jax.device_count() == 1
+with checkpoint.Checkpoints(sys.argv[1]) as store:
+    assert_same(store.restore(make_state(0)), make_state(3))
+print(checkpoint.load_params(sys.argv[1]).step)
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3"]
+
+
+def files(run) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def test_a_disk_that_is_full_is_said_and_the_checkpoint_before_is_whole(tmp_path):
+    """A limit of the operating system: tensorstore's writes fail in the background."""
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(make_state(1, width=4000), CONFIG, STATISTICS)
+    before = files(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = r"checkpoint of step 2 could not be written .*; step 1 is the last that is there, and whole: make room"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match=message), checkpoint.Checkpoints(tmp_path) as store:
+            store.save(make_state(2, width=4000), CONFIG, STATISTICS)
+            store.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path) == before
+    with checkpoint.Checkpoints(tmp_path) as store:
+        assert_same(store.restore(make_state(0, width=4000)), make_state(1, width=4000))
+        store.save(make_state(2, width=4000), CONFIG, STATISTICS)
+    assert checkpoint.load_params(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("moment", ["check", "save", "exit"])
+def test_the_error_of_a_save_in_the_background_surfaces(tmp_path, monkeypatch, moment):
+    def full(step_folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with checkpoint.Checkpoints(tmp_path) as store:
+        store.save(make_state(1), CONFIG, STATISTICS)
+    monkeypatch.setattr(manifest, "write", full)
+    expected = pytest.raises(checkpoint.CheckpointError, match=f"step 2 could not .*{re.escape(os.strerror(errno.ENOSPC))}.*step 1 is the")
+    with expected, checkpoint.Checkpoints(tmp_path) as store:
+        store.save(make_state(2), CONFIG, STATISTICS)
+        if moment == "save":
+            store.save(make_state(3), CONFIG, STATISTICS)
+        while moment == "check":
+            store.check()
+    assert [path.name for path in checkpoint.folder(tmp_path).iterdir()] == ["1"]
+    assert checkpoint.load_params(tmp_path).step == 1
+
+
+def test_the_two_files_that_orbax_writes_last_are_read_by_nothing(copy):
+    for name in manifest.AFTER_COMMIT:
+        (checkpoint.folder(copy) / "3" / name).write_bytes(b"{]")
+    assert checkpoint.load_params(copy).step == 3
+    with checkpoint.Checkpoints(copy) as store:
+        assert_same(store.restore(make_state(0)), make_state(3))
+        store.save(make_state(4), CONFIG, STATISTICS)
+    assert checkpoint.load_params(copy).step == 4
