@@ -64,7 +64,7 @@ def _one_run(
         found["resumed_elsewhere"] += [(step, before.committed) for step in _begun(workdir)[len(begun) :] if step != before.committed]
         if ended:
             if life.code != 0:
-                raise RuntimeError(f"the run did not come back after {len(deaths)} kills: see {workdir / 'log'}")
+                raise RuntimeError(f"the run did not come back after {len(deaths)} kills: {_last(workdir / 'log')}")
             found["came_back"] = len(deaths)
             return
         deaths.append(_stands(workdir))
@@ -109,8 +109,14 @@ def _whole(work: Callable[[], object], log: Path) -> float:
     began, life = time.monotonic(), Life(work, log)
     if not life.wait(LONGEST_S) or life.code != 0:
         life.kill()
-        raise RuntimeError(f"it fails without any kill: see {log}")
+        raise RuntimeError(f"it fails without any kill: {_last(log)}")
     return time.monotonic() - began
+
+
+def _last(log: Path) -> str:
+    """The last line that a child wrote."""
+    lines = log.read_text().strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
 
 
 def _figures(workdir: Path) -> list[dict[str, float]]:

@@ -4,14 +4,17 @@ Everything is stage (i)'s own but one thing: the compiled step and the first sta
 so that a restart need not trace and compile again.
 """
 
+import contextlib
 import functools
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from clamp_jax import checkpoint, parallel, steps
@@ -112,11 +115,27 @@ def prepare(plan: Plan) -> None:
     on = parallel.mesh(jax.devices()[:1])
     state = parallel.replicate(training.fresh_state(spec, 0, example), on)
     mapped = parallel.map_step(functools.partial(steps.pretrain_step, spec), on, compiler_options=dict(config(plan).train.compiler_options))
-    compiled = mapped.lower(state, parallel.shard(example, on)).compile()
+    with _without_cache():  # what comes from jax's cache cannot be written out again: "function not found" when it is read
+        compiled = mapped.lower(state, parallel.shard(example, on)).compile()
     payload = serialize_executable.serialize(compiled)[0]
     _, metrics = compiled(jax.tree.map(jax.numpy.copy, state), parallel.shard(example, on))
     structure = jax.tree.map(lambda _: 0, example)
     (plan.folder / COMPILED).write_bytes(pickle.dumps((payload, jax.device_get(state), jax.device_get(metrics), structure)))
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    before = jax.config.jax_enable_compilation_cache
+    _use_cache(False)
+    try:
+        yield
+    finally:
+        _use_cache(before)
+
+
+def _use_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
 
 
 def train(plan: Plan, workdir: Path, *, tell: training.Tell = lambda progress: None) -> TrainState:
