@@ -1,6 +1,7 @@
 """Checkpoints: what was saved comes back bit for bit, what is damaged or foreign is refused by name."""
 
 import errno
+import gc
 import os
 import re
 import resource
@@ -348,3 +349,16 @@ def test_the_two_files_that_orbax_writes_last_are_read_by_nothing(copy):
         assert_same(store.restore(make_state(0)), make_state(3))
         store.save(make_state(4), CONFIG, STATISTICS)
     assert checkpoint.load_params(copy).step == 4
+
+
+def test_a_save_leaves_no_objects_behind(tmp_path):
+    """orbax's monitoring left 72 lists a save."""
+    counts = []
+    with checkpoint.Checkpoints(tmp_path) as store:
+        for step in range(1, 25):
+            store.save(make_state(step), CONFIG, STATISTICS)
+            store.wait()
+            if step % 12 == 0:
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+    assert counts[1] - counts[0] < 12 * 20
