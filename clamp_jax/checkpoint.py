@@ -209,8 +209,13 @@ def latest_step(checkpoints: Path) -> int | None:
     """The newest step folder that is not empty, None when there is none."""
     if not checkpoints.is_dir():
         return None
-    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit() and any(path.iterdir())]
-    return max(steps, default=None)
+    for step in sorted((int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()), reverse=True):
+        try:
+            if any((checkpoints / str(step)).iterdir()):
+                return step
+        except FileNotFoundError:  # an old one that the run is removing just now
+            continue
+    return None
 
 
 def clean(checkpoints: Path) -> None:
