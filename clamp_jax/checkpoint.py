@@ -5,11 +5,13 @@ One step is one folder, `<run>/checkpoints/<step>/`: items `state` (step, params
 folder with a number for a name is whole. No key is kept: each step's are made of the config's seed and the step.
 """
 
+import contextlib
 import importlib
 import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,8 @@ FOLDER = "checkpoints"
 AVERAGE = "ema_"  # and a network's name: an item of its own, so that a stage that needs one network reads no other
 WHOLE_AVERAGE = "ema"  # the item of checkpoints that were written before
 DOCUMENTS = ("config", "statistics")
+NOISE = ("Waiting for previous save", "Handler Commit operations or the Commit", "_SignalingThread.run() raised", "(save_finalize) failed")
+PATIENCE_S = 60.0  # for a writer to end
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that orbax has not renamed yet
 
 
@@ -150,7 +154,7 @@ class Checkpoints:
         """What to say of a save that failed; what it left is removed, since a disk may be full of it."""
         step, self._running = self._running, None
         if jax.process_index() == 0:
-            clean(self.folder)
+            _clean_after_writers(self.folder)
         told, newest = str(error).strip().splitlines() or [type(error).__name__], self.latest()
         kept = "there is no earlier one" if newest is None else f"step {newest} is the last that is there, and whole"
         return CheckpointError(
@@ -228,6 +232,19 @@ def clean(checkpoints: Path) -> None:
             shutil.rmtree(path)
         elif path.name.isdigit() and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
+
+
+def _clean_after_writers(checkpoints: Path) -> None:
+    """After one of orbax's writers has failed the others still write, and make folders anew that were removed: wait for them.
+
+    What outlives even this the next opening removes.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_SignalingThread" and thread is not threading.current_thread():
+            with contextlib.suppress(Exception):  # its join raises what it met
+                thread.join(PATIENCE_S)
+    with contextlib.suppress(OSError):
+        clean(checkpoints)
 
 
 def check_structure(found: Any, expected: Any, name: str) -> None:
@@ -318,7 +335,7 @@ def _read_as_saved(item: Path) -> Any:
 def _is_news(record: logging.LogRecord) -> bool:
     """False for orbax's advice not to save so often, and for its tracebacks of what is raised here in words."""
     told = record.getMessage()
-    return not any(part in told for part in ("Waiting for previous save", "Handler Commit operations or the Commit"))
+    return not any(part in told for part in NOISE)
 
 
 def _need_step(checkpoints: Path, step: int | None) -> int:

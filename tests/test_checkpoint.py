@@ -301,6 +301,7 @@ def files(run) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore answers a loop that orbax has closed
 def test_a_disk_that_is_full_is_said_and_the_checkpoint_before_is_whole(tmp_path):
     """A limit of the operating system: tensorstore's writes fail in the background."""
     with checkpoint.Checkpoints(tmp_path) as store:
