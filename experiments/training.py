@@ -1,5 +1,6 @@
 """What both stages share: open the data, keep a run's folder, and go round the loop."""
 
+import contextlib
 import functools
 import json
 import os
@@ -211,32 +212,33 @@ def loop(
     A save goes on while the next steps are made; its error ends the run at the next step. Raises Stopped between two steps when
     a signal asks for it, after that step has been logged and saved.
     """
-    first, clock = int(jax.device_get(state.step)), Clock()
-    incoming = Placed(batches.iterate(first, stop_step=stop_at, threads=threads), functools.partial(parallel.shard, on=on))
+    first = int(jax.device_get(state.step))
     if asked := signals.asked(first):
         raise stopped(asked, first)
-    for number in range(first + 1, stop_at + 1):
-        batch = clock.wait(lambda: next(incoming))
-        state, metrics = step(state, batch)
-        clock.steps += 1
-        store.check()
-        watch(number, metrics)
-        asked = signals.asked(number)
-        saves = asked or number == stop_at or number % train.save_every == 0
-        if saves or number % train.log_every == 0:  # a state is looked at before it is saved
-            metrics = jax.device_get(metrics)
-            clock.stop()
-            log(number, metrics, clock)
-            watch.settle()
-            watch.look(number, {name: float(value) for name, value in metrics.items()})
-            clock = Clock()
-        if saves:
-            clock.stop()
-            save(state)
-            clock.start()
-        if asked:
-            store.wait()
-            raise stopped(asked, number)
+    clock, source = Clock(), batches.iterate(first, stop_step=stop_at, threads=threads)
+    with contextlib.closing(Placed(source, functools.partial(parallel.shard, on=on))) as incoming:
+        for number in range(first + 1, stop_at + 1):
+            batch = clock.wait(lambda: next(incoming))
+            state, metrics = step(state, batch)
+            clock.steps += 1
+            store.check()
+            watch(number, metrics)
+            asked = signals.asked(number)
+            saves = asked or number == stop_at or number % train.save_every == 0
+            if saves or number % train.log_every == 0:  # a state is looked at before it is saved
+                metrics = jax.device_get(metrics)
+                clock.stop()
+                log(number, metrics, clock)
+                watch.settle()
+                watch.look(number, {name: float(value) for name, value in metrics.items()})
+                clock = Clock()
+            if saves:
+                clock.stop()
+                save(state)
+                clock.start()
+            if asked:
+                store.wait()
+                raise stopped(asked, number)
     store.wait()
     return state
 

@@ -2,6 +2,7 @@
 
 import threading
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -81,6 +82,8 @@ def test_training_has_the_next_batch_on_the_devices_before_the_step_ends(monkeyp
 
     saved, train = [], SimpleNamespace(save_every=3, log_every=2)
     batches = SimpleNamespace(iterate=lambda first, stop_step, threads: iter(range(first + 1, stop_step + 1)))
+    watch, signals = mock.MagicMock(), SimpleNamespace(asked=lambda step: "")
     about = {"batches": batches, "on": None, "train": train, "threads": 1, "log": lambda *_: None}
+    about |= {"watch": watch, "store": mock.MagicMock(), "signals": signals}
     state = training.loop(step, SimpleNamespace(step=2), stop_at=6, save=lambda state: saved.append(state.step), **about)
     assert state.step == 6 and steps == [3, 4, 5, 6] and saved == [3, 6]

@@ -25,36 +25,37 @@ STEPS = 40
 
 
 class ToyBatches:
-    """Batch n is the number n; `at` is called when it is made."""
+    """Batch n is the number n."""
 
     datasets = [SimpleNamespace(reader=SimpleNamespace(directory="data/a")), SimpleNamespace(reader=SimpleNamespace(directory="data/b"))]
-
-    def __init__(self, at=lambda number: None):
-        self.at = at
 
     def rows(self, step):
         return [Row(0, 0, 10 + step, 1), Row(1, 1, 20 + step, 2)]
 
     def iterate(self, start, *, stop_step, threads):
         for number in range(start, stop_step):
-            self.at(number)
             yield Batch(None, None, jnp.full(1, number))
 
 
-def toy_step(losses):
-    """The loss of step n is losses(n); the parameters take it in."""
+def toy_step(losses, at):
+    """The loss of step n is losses(n); the parameters take it in. `at` is called with a batch's number when its step begins."""
 
     @jax.jit
     def step(state, loss):
         params = {"policy": {"w": state.params["policy"]["w"] * 0.9 + loss}}
         return TrainState(state.step + 1, params, (), params), {"loss": loss, "gradient_norm": loss}
 
-    return lambda state, batch: step(state, jnp.float32(losses(int(batch.keys[0]) + 1)))
+    def run(state, batch):
+        number = int(batch.keys[0])
+        at(number)
+        return step(state, jnp.float32(losses(number + 1)))
+
+    return run
 
 
 def go(workdir, *, losses=lambda step: 1 + step % 3, at=lambda number: None, save_every=10, log_every=1, factor=10.0, stop_at=STEPS):
     """Train the toy in a folder, resuming; returns the last state and the steps that were told of."""
-    on, told, batches = parallel.mesh(jax.devices()[:1]), [], ToyBatches(at)
+    on, told, batches = parallel.mesh(jax.devices()[:1]), [], ToyBatches()
     train = ConfigDict({"save_every": save_every, "log_every": log_every, "spike_factor": factor, "spike_window": 20})
     params = {"policy": {"w": jnp.zeros(3)}}
     first = TrainState(jnp.int32(0), params, (), params)
@@ -63,7 +64,7 @@ def go(workdir, *, losses=lambda step: 1 + step % 3, at=lambda number: None, sav
         state = training.begin_or_resume(store, lambda: first, jax.eval_shape(lambda: first), statistics={}, on=on)
         log = training.Log(workdir, first=int(state.step), of=STEPS, batch=1, tell=lambda progress: told.append(progress.step))
         state = training.loop(
-            toy_step(losses),
+            toy_step(losses, at),
             state,
             batches=batches,
             on=on,
