@@ -99,12 +99,13 @@ def make_networks(
 
 
 def make_sizes(model: Mapping) -> presets.Preset:
-    """The sizes of a config's section `model`: preset, and pairs of a dotted path in the preset and a value.
+    """The sizes of a config's section `model`: preset, dtype of the computation, and pairs of a dotted path in the preset and a value.
 
     The pairs stand in `overrides`, and those of public weights that were loaded in `public`, which prevail.
     """
     overrides = {path: _tuples(value) for path, value in (*model["overrides"], *model.get("public", ()))}
-    return presets.override(presets.preset(model["preset"]), overrides)
+    dtype = {"*.dtype": model["dtype"]} if "dtype" in model else {}  # an override of it prevails
+    return presets.override(presets.preset(model["preset"]), dtype | overrides)
 
 
 def check_ablation(ablation: Ablation) -> Ablation:

@@ -3,23 +3,30 @@
 A step is written once, for the global batch, and takes a `Reduction`: under jit its functions see the whole batch and XLA
 partitions them; under pmap they see one device's rows and talk over the axis. Whatever the mapping, the mean over devices
 of a step's loss is the loss of the global batch, and `Reduction.mean` of its gradients is that loss's gradient.
+
+Rows on the mesh: every device holds some simulated and some recorded examples, each with its own key, and a step joins them
+where they lie. The order of the rows on the mesh is thus a permutation of the order in the global batch, which depends on the
+devices and the processes; no number does but for rounding, since an example's randomness is its key's and losses are sums over all rows.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from clamp_jax import batching, losses, metrics, ring
+from clamp_jax import losses, metrics, processes, ring
 from clamp_jax.structs import Batch, TrainState
 
 AXIS = "data"
 MAPPINGS = ("jit", "pmap")
 PAIR_LOSSES = ("ring", "plain")
+_programs = itertools.count()
 
 
 class Reduction(NamedTuple):
@@ -27,39 +34,82 @@ class Reduction(NamedTuple):
 
     pair: Callable[..., tuple[Array, Array]]  # (x (b,d), y (b,d), log_scale, bias, row_ids (b,3) | None) -> (sigmoid loss, in-batch top-1)
     mean: Callable[[Any], Any]  # tree of means over this device's rows -> tree of means over the global batch's
-    each: Callable[..., Any]  # (function of one example, *batched trees) -> batched result; no gradient goes through it
+    # (function(shared, *rows) -> rows, shared, *trees of rows): every device does its own rows; no gradient goes through it
+    local: Callable[..., Any]
+    # (function(shared, *rows) -> sums over rows, shared, *trees of rows): the sums over all rows that `mean` takes for means
+    total: Callable[..., Any]
     shift: Callable[[Array], Array]  # rows of the global batch -> each row's neighbour's, in the order in which devices hold them
 
 
 def mesh(devices: list | None = None) -> Mesh:
-    """One axis, 'data', over the devices (default: all of them).
+    """One axis, 'data', over the devices (default: all of them, of all processes).
 
     Auto axes: jax.make_mesh defaults to Explicit ones, under which every array's sharding would be part of its type.
+    Raises ValueError when processes hold unequal numbers of the devices: they could not hold equal numbers of rows.
     """
     devices = jax.devices() if devices is None else devices
+    counts = np.bincount([device.process_index for device in devices], minlength=jax.process_count())
+    if len(set(counts.tolist())) > 1:
+        raise ValueError(f"the processes have {counts.tolist()} devices; each must have as many as the others: see --distributed")
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def check_divisible(batch: Batch, devices: int) -> None:
-    """Raise ValueError when the simulated or the recorded examples of a batch do not divide by the number of devices."""
-    for name, part in (("simulated", batch.states), ("recorded", batch.images)):
-        count = 0 if part is None else len(part.joints if name == "simulated" else part.observation.joints)
-        if count % devices:
+def check_divisible(batch: Batch, on: Mesh, accumulate: int = 1) -> None:
+    """Raise ValueError when a batch (this process's rows of it) does not divide by the devices, or a device's rows into parts."""
+    own = len(on.local_devices)
+    counts = {name: count for name, count in zip(("simulated", "recorded"), _counts(batch), strict=True) if count}
+    for name, count in counts.items():
+        if count % own:
+            whole, devices = count * on.size // own, on.size
+            low = whole - whole % devices
             raise ValueError(
-                f"a batch of {count} {name} examples does not divide by {devices} devices; "
-                f"make it {count - count % devices or devices} or {count - count % devices + devices}, or use fewer devices"
+                f"a batch of {whole} {name} examples does not divide by {devices} devices; "
+                f"make it {low or devices} or {low + devices}, or use fewer devices"
             )
+    rows = sum(counts.values()) // own
+    if accumulate < 1 or rows % accumulate:
+        rest = f"do not divide into train.accumulate = {accumulate} parts; choose a divisor"
+        raise ValueError(f"{rows} rows on each of {on.size} devices {rest}")
 
 
 def shard(batch: Batch, on: Mesh) -> Batch:
-    """The batch on the mesh, its rows split over 'data'. Raises ValueError when they do not divide."""
-    check_divisible(batch, on.size)
-    return jax.device_put(batch, NamedSharding(on, PartitionSpec(AXIS)))
+    """The batch on the mesh, its rows split over 'data'; the keys go where their examples go. Only explicit transfers.
+
+    Each process gives its own rows, equally many. Raises ValueError when they do not divide.
+    """
+    check_divisible(batch, on)
+    rows = NamedSharding(on, PartitionSpec(AXIS))
+    keys = jax.device_get(jax.random.key_data(batch.keys))[_order(*_counts(batch), len(on.local_devices))]
+    placed = _place(batch._replace(keys=keys), rows)
+    return placed._replace(keys=jax.random.wrap_key_data(placed.keys, impl=jax.random.key_impl(batch.keys)))
+
+
+def _place(tree: Any, where: NamedSharding) -> Any:
+    """Leaves on the devices of a sharding; where other processes have some of them, each gives its own rows."""
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+    with jax.transfer_guard("allow"):  # the guard takes this transfer, named though it is, for an implicit one
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(where, jax.device_get(leaf)), tree)
+
+
+def _counts(batch: Batch) -> tuple[int, int]:
+    """Simulated and recorded examples."""
+    states = 0 if batch.states is None else len(batch.states.joints)
+    return states, 0 if batch.images is None else len(batch.images.observation.joints)
+
+
+def _order(states: int, images: int, devices: int) -> np.ndarray:
+    """Which examples' keys (simulated ones first) stand on the first device, which on the second, and so on."""
+    parts = np.arange(states).reshape(devices, -1), states + np.arange(images).reshape(devices, -1)
+    return np.concatenate(parts, axis=1).ravel()
 
 
 def replicate(tree: Any, on: Mesh) -> Any:
-    """A tree (a TrainState, parameters) with a copy of every leaf on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(on, PartitionSpec()))
+    """A tree (a TrainState, parameters) with a copy of every leaf on every device of the mesh; every process gives the same."""
+    whole = NamedSharding(on, PartitionSpec())
+    if whole.is_fully_addressable:
+        return jax.device_put(tree, whole)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, jax.device_get(x), np.shape(x)), tree)
 
 
 def replicate_shapes(tree: Any, on: Mesh) -> Any:
@@ -93,20 +143,44 @@ def map_step(
 
 def _map_jit(step: Callable, reduction: Reduction, on: Mesh, donate: bool, compiler_options: Mapping[str, Any] | None) -> Callable:
     whole, rows = NamedSharding(on, PartitionSpec()), NamedSharding(on, PartitionSpec(AXIS))
-    return jax.jit(
+    mapped = jax.jit(
         lambda state, batch: step(state, batch, reduction),
         in_shardings=(whole, rows),
         out_shardings=(whole, whole),
         donate_argnums=(0,) if donate else (),
         compiler_options=None if compiler_options is None else dict(compiler_options),
     )
+    return mapped if whole.is_fully_addressable else _together(mapped)
+
+
+def _together(mapped: Callable) -> Callable:
+    """A step that every process compiles before any of them begins to run it."""
+
+    @functools.cache
+    def compiled(shapes: Any) -> Callable:
+        program = mapped.lower(*jax.tree.unflatten(*shapes)).compile()
+        processes.meet(f"compiled_{next(_programs)}")
+        return program
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+        return compiled(_shapes((state, batch)))(state, batch)
+
+    return run
+
+
+def _shapes(tree: Any) -> tuple:
+    """A tree of arrays as something to look a program up by, and to compile it for."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for leaf in leaves)
 
 
 def _map_pmap(step: Callable, reduction: Reduction, on: Mesh, compiler_options: Mapping[str, Any] | None) -> Callable:
     """Not donated: pmap copies a state that comes without a device axis anyway."""
     devices = on.devices.ravel().tolist()
+    if len(on.local_devices) < on.size:
+        raise ValueError("mapping 'pmap' is for one process; with several use config.train.mapping='jit'")
     body = jax.pmap(
-        lambda state, batch: step(state, _join_keys(batch), reduction),
+        lambda state, batch: step(state, batch, reduction),
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
@@ -118,24 +192,11 @@ def _map_pmap(step: Callable, reduction: Reduction, on: Mesh, compiler_options: 
         return body.lower(*jax.tree.unflatten(*shapes)).compile(compiler_options=dict(compiler_options or {}))
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-        rows = jax.device_put(_split_rows(batch, len(devices)), NamedSharding(on, PartitionSpec(AXIS)))
-        leaves, structure = jax.tree.flatten((state, rows))
-        shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for leaf in leaves)
-        return replicate(compiled((structure, shapes))(state, rows), on)
+        split = jax.tree.map(lambda x: x.reshape(on.size, -1, *x.shape[1:]), batch)
+        rows = jax.device_put(split, NamedSharding(on, PartitionSpec(AXIS)))
+        return replicate(compiled(_shapes((state, rows)))(state, rows), on)
 
     return run
-
-
-def _split_rows(batch: Batch, devices: int) -> Batch:
-    """(b, ...) -> (devices, b / devices, ...); the keys of simulated and recorded examples are split apart, as their rows are."""
-    check_divisible(batch, devices)
-    states = 0 if batch.states is None else len(batch.states.joints)
-    keys = {"states": batch.keys[:states], "images": batch.keys[states:]}
-    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch._replace(keys=keys))
-
-
-def _join_keys(batch: Batch) -> Batch:
-    return batch._replace(keys=jnp.concatenate([batch.keys["states"], batch.keys["images"]]))
 
 
 def _pair_global(x: Array, y: Array, log_scale: Array, bias: Array, ids: Array | None = None) -> tuple[Array, Array]:
@@ -174,12 +235,26 @@ def _pair_over_axis(axis: str, x: Array, y: Array, log_scale: Array, bias: Array
     return loss, jnp.mean(jnp.stack(found).astype(jnp.float32))
 
 
-def _each_on(on: Mesh, function: Callable, *trees: Any) -> Any:
-    """Every device maps its own rows: a loop over rows that are split over devices would fetch each row from its device."""
-    if on.size == 1:
-        return batching.each(function, *trees)
-    rows = PartitionSpec(AXIS)
-    return jax.shard_map(functools.partial(batching.each, function), mesh=on, in_specs=rows, out_specs=rows, check_vma=False)(*trees)
+def _apart(function: Callable, shared: Any, *trees: Any) -> Any:
+    return function(shared, *trees)
+
+
+def _local_on(on: Mesh, function: Callable, shared: Any, *trees: Any) -> Any:
+    """XLA, left to itself, would fetch the rows that a loop takes, or a join puts beside others, from their devices."""
+    rows, whole = PartitionSpec(AXIS), PartitionSpec()
+    mapped = jax.shard_map(function, mesh=on, in_specs=(whole, *(rows for _ in trees)), out_specs=rows, check_vma=False)
+    return mapped(shared, *trees)
+
+
+def _total_on(on: Mesh, function: Callable, shared: Any, *trees: Any) -> Any:
+    """One sum over devices when each has summed its rows: within the loop over parts it would be one for each of them."""
+    rows, whole = PartitionSpec(AXIS), PartitionSpec()
+
+    def body(shared: Any, *trees: Any) -> Any:
+        return jax.lax.psum(function(shared, *trees), AXIS)
+
+    mapped = jax.shard_map(body, mesh=on, in_specs=(whole, *(rows for _ in trees)), out_specs=whole, check_vma=False)
+    return mapped(shared, *trees)
 
 
 def _shift_over_axis(axis: str, x: Array) -> Array:
@@ -191,15 +266,18 @@ def _shift_over_axis(axis: str, x: Array) -> Array:
 
 def on_mesh(on: Mesh, pair_loss: str = "ring") -> Reduction:
     """The reductions of a step that sees the whole batch, whose rows are split over a mesh; one device has nothing to send round."""
-    goes_round = _goes_round(pair_loss) and on.size > 1
-    return GLOBAL._replace(pair=functools.partial(_pair_on, on) if goes_round else _pair_global, each=functools.partial(_each_on, on))
+    goes_round = _goes_round(pair_loss)
+    if on.size == 1:
+        return GLOBAL
+    pair = functools.partial(_pair_on, on) if goes_round else _pair_global
+    return GLOBAL._replace(pair=pair, local=functools.partial(_local_on, on), total=functools.partial(_total_on, on))
 
 
 def over_axis(axis: str, pair_loss: str = "ring") -> Reduction:
     """The reductions of a step whose rows are split over a named axis."""
     pair = functools.partial(ring.pair if _goes_round(pair_loss) else _pair_over_axis, axis)
     mean, shift = functools.partial(jax.lax.pmean, axis_name=axis), functools.partial(_shift_over_axis, axis)
-    return Reduction(pair, mean, batching.each, shift)
+    return Reduction(pair, mean, _apart, _apart, shift)
 
 
 def _goes_round(pair_loss: str) -> bool:
@@ -208,5 +286,5 @@ def _goes_round(pair_loss: str) -> bool:
     return pair_loss == "ring"
 
 
-# The step sees the whole batch.
-GLOBAL = Reduction(_pair_global, lambda tree: tree, batching.each, lambda x: jnp.roll(x, 1, axis=0))
+# The step sees the whole batch, on one device.
+GLOBAL = Reduction(_pair_global, lambda tree: tree, _apart, _apart, lambda x: jnp.roll(x, 1, axis=0))

@@ -5,6 +5,7 @@ the policy alone, from stage (i)'s weights. `Networks` holds all that is static;
 {"clamp": ..., "policy": ...}, of which a variant without encoders has "policy" alone.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from clamp_jax import diffusion, losses, observe, optim, parallel
+from clamp_jax import batching, diffusion, losses, observe, optim, parallel
 from clamp_jax.data.transforms import normalise
 from clamp_jax.models.attention import Encoded, alone
 from clamp_jax.networks import Networks
@@ -22,7 +23,7 @@ from clamp_jax.parallel import Reduction
 from clamp_jax.structs import CAMERAS, Batch, Observation, StateExample, TrainState
 
 Metrics = dict[str, Array]
-Objective = Callable[[dict[str, Any]], tuple[Array, Metrics]]
+Gradient = Callable[[dict[str, Any]], tuple[tuple[Array, Metrics], dict[str, Any]]]  # trained parameters -> ((loss, figures), gradients)
 
 
 class Spec(NamedTuple):
@@ -34,6 +35,7 @@ class Spec(NamedTuple):
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
     mask_false_negatives: bool = True  # pairs of one trajectory or one prompt are no negatives
+    accumulate: int = 1  # parts in which a device does its rows, one after the other; negatives are the whole batch's all the same
 
 
 class Inputs(NamedTuple):
@@ -111,50 +113,58 @@ def pretrain_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduct
     networks = spec.networks
     inputs, goals = prepare(networks, batch, reduction)
     goals = goals if spec.mask_false_negatives else goals._replace(ids=None)
+    if spec.accumulate > 1:
+        return _update(spec, state, accumulated(spec, state.params, inputs, goals, reduction), reduction)
 
-    def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
+    def objective(part: dict[str, Any]) -> tuple[Array, Metrics]:
+        params = state.params | part
         contrastive, embeddings, found = contrast(networks, params, inputs, goals, reduction)
         read = ablate(networks, jax.lax.stop_gradient(embeddings), reduction)
         loss = diffuse(networks, params["policy"], inputs, goals, read, reduction)
         return contrastive + loss, found | {"loss/diffusion": loss}
 
-    return _update(spec, state, objective, reduction)
+    return _update(spec, state, jax.value_and_grad(objective, has_aux=True), reduction)
 
 
 def finetune_step(spec: Spec, state: TrainState, batch: Batch, reduction: Reduction) -> tuple[TrainState, Metrics]:
     """One step of stage (ii): the diffusion loss alone; the encoders are frozen and no gradient is taken through them."""
     networks = spec.networks
     inputs, goals = prepare(networks, batch, reduction)
+    if spec.accumulate > 1:
+        return _update(spec, state, accumulated(spec, state.params, inputs, goals, reduction, contrasted=False), reduction)
     embeddings = ablate(networks, embed(networks, state.params, inputs), reduction)
 
-    def objective(params: dict[str, Any]) -> tuple[Array, Metrics]:
-        loss = diffuse(networks, params["policy"], inputs, goals, embeddings, reduction)
+    def objective(part: dict[str, Any]) -> tuple[Array, Metrics]:
+        loss = diffuse(networks, (state.params | part)["policy"], inputs, goals, embeddings, reduction)
         return loss, {"loss/diffusion": loss}
 
-    return _update(spec, state, objective, reduction)
+    return _update(spec, state, jax.value_and_grad(objective, has_aux=True), reduction)
 
 
 def prepare(networks: Networks, batch: Batch, reduction: Reduction) -> tuple[Inputs, Goals]:
     """Sense, render and normalise a batch; simulated examples get their images here, each by its own key.
 
-    Raises ValueError when simulated and recorded images differ in size.
+    Every device prepares its own rows, its simulated ones first. Raises ValueError when simulated and recorded images differ in size.
     """
+    return reduction.local(lambda _, rows: _prepare(networks, rows), None, batch)
+
+
+def _prepare(networks: Networks, batch: Batch) -> tuple[Inputs, Goals]:
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.keys)
-    observation = observations(networks, batch, keys[:, 0], reduction)
-    inputs = see(networks, observation, keys[:, 1], reduction)
+    inputs = see(networks, observations(networks, batch, keys[:, 0]), keys[:, 1])
     parts = [(part.labels, part.target) for part in (batch.states, batch.images) if part is not None]
     labels, target = _concatenate(parts)
     ids = losses.row_ids(labels.trajectory, labels.tokens)
     return inputs, Goals(labels.tokens, normalise(target.actions), target.mask, keys[:, 2], ids)
 
 
-def observations(networks: Networks, batch: Batch, keys: Array, reduction: Reduction) -> Observation:
+def observations(networks: Networks, batch: Batch, keys: Array) -> Observation:
     """Observations of a batch, simulated examples first; without sight their images are zeros and nothing is sensed."""
     parts = []
     if batch.states is not None:
         states = batch.states
         make = _sense if networks.variant.sight else _unseen
-        parts.append(reduction.each(lambda one, key: make(networks, one, key), states, keys[: len(states.joints)]))
+        parts.append(batching.each(lambda one, key: make(networks, one, key), states, keys[: len(states.joints)]))
     if batch.images is not None:
         recorded = batch.images.observation
         parts.append(recorded if networks.variant.sight else recorded._replace(rgb=recorded.rgb * 0, depth_m=recorded.depth_m * 0))
@@ -167,11 +177,11 @@ def observations(networks: Networks, batch: Batch, keys: Array, reduction: Reduc
     return _concatenate(parts)
 
 
-def see(networks: Networks, observation: Observation, keys: Array, reduction: Reduction = parallel.GLOBAL) -> Inputs:
+def see(networks: Networks, observation: Observation, keys: Array) -> Inputs:
     """What the networks take of observations (b, ...); views are rendered only where an encoder reads them."""
     views = None
     if networks.clamp is not None:
-        views = reduction.each(lambda one, key: observe.render_views(one, networks.views, key), observation, keys)
+        views = batching.each(lambda one, key: observe.render_views(one, networks.views, key), observation, keys)
     mask = observation.past_mask
     past = jnp.where(mask[..., None], normalise(observation.past_actions), 0.0)
     rgb = observation.rgb if networks.variant.sight else jnp.zeros_like(observation.rgb)
@@ -206,27 +216,52 @@ def contrast(
     networks: Networks, params: Mapping[str, Any], inputs: Inputs, goals: Goals, reduction: Reduction
 ) -> tuple[Array, Embeddings, Metrics]:
     """Sum of the pair losses with equal weights (ours), what the encoders gave, and figures of each pair."""
+    embeddings, by_name = encode(networks, params, inputs, goals.tokens)
+    total, found = compare(networks, params, by_name, goals.ids, reduction)
+    return total, embeddings, found
+
+
+def encode(networks: Networks, params: Mapping[str, Any], inputs: Inputs, tokens: Array) -> tuple[Embeddings, dict[str, Array]]:
+    """What the encoders give for the policy, and what is contrasted: the pooled embedding of each by its name."""
     embeddings = embed(networks, params, inputs)
     if networks.clamp is None:
-        return jnp.zeros(()), embeddings, {}
-    variables = {"params": params["clamp"]}
+        return embeddings, {}
     by_name = {"image": embeddings[0].pooled, "action": embeddings[1].pooled}
     if networks.clamp.config.text is not None:
-        by_name["text"] = networks.clamp.apply(variables, goals.tokens, method="encode_text")
-    scales, total, found = networks.clamp.apply(variables, method="pairs"), jnp.zeros(()), {}
+        by_name["text"] = networks.clamp.apply({"params": params["clamp"]}, tokens, method="encode_text")
+    return embeddings, by_name
+
+
+def compare(
+    networks: Networks, params: Mapping[str, Any], by_name: Mapping[str, Array], ids: Array | None, reduction: Reduction
+) -> tuple[Array, Metrics]:
+    """Sum of the pair losses of the global batch's embeddings, and figures of each pair; of the parameters it reads the temperatures."""
+    total, found = jnp.zeros(()), {}
+    if networks.clamp is None:
+        return total, found
+    scales = networks.clamp.apply({"params": params["clamp"]}, method="pairs")
     for pair in networks.clamp.config.pairs:
         one, two = (by_name[name] for name in pair.split("_"))
         log_scale, bias = scales[pair]
-        loss, top1 = reduction.pair(one, two, log_scale, bias, goals.ids)
+        loss, top1 = reduction.pair(one, two, log_scale, bias, ids)
         total = total + loss
         found |= {f"loss/{pair}": loss, f"top1/{pair}": top1, f"t/{pair}": jnp.exp(log_scale), f"b/{pair}": bias}
-    return total, embeddings, found
+    return total, found
 
 
 def diffuse(
     networks: Networks, policy: Any, inputs: Inputs, goals: Goals, embeddings: Embeddings, reduction: Reduction
 ) -> Array:
     """The policy's diffusion loss: this device's share, of which the mean over devices is the global batch's."""
+    return _diffuse(networks, policy, inputs, goals, embeddings, of=reduction.mean(_unmasked(goals)))
+
+
+def _unmasked(goals: Goals) -> Array:
+    return jnp.sum(goals.mask).astype(jnp.float32)
+
+
+def _diffuse(networks: Networks, policy: Any, inputs: Inputs, goals: Goals, embeddings: Embeddings, *, of: Array) -> Array:
+    """The share of these rows in a loss over `of` unmasked steps: a mean over steps, of which parts and devices hold unequal numbers."""
     variables = {"params": policy}
     memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embeddings, method="encode")
     loss = diffusion.diffusion_loss(
@@ -239,15 +274,58 @@ def diffuse(
         draws=networks.draws,
         prediction=networks.policy.config.prediction,
     )
-    # the loss is a mean over unmasked steps, of which devices hold unequal numbers
-    count = jnp.sum(goals.mask).astype(jnp.float32)
-    return loss * count / jnp.maximum(reduction.mean(count), 1)
+    return loss * _unmasked(goals) / jnp.maximum(of, 1)
 
 
-def _update(spec: Spec, state: TrainState, objective: Objective, reduction: Reduction) -> tuple[TrainState, Metrics]:
+def accumulated(
+    spec: Spec, params: Mapping[str, Any], inputs: Inputs, goals: Goals, reduction: Reduction, *, contrasted: bool = True
+) -> Gradient:
+    """The gradient in `spec.accumulate` parts, for memory, with the negatives of the whole batch: two passes (GradCache, arXiv 2101.06983).
+
+    First all embeddings, of which nothing is kept for a backward pass; of them the pair losses and their gradient. Then every part
+    once more, with that gradient as its embeddings' cotangent. Inputs and keys are the same in both. The policy reads the first
+    pass's embeddings: it takes no gradient through them.
+    """
+    networks, parts = spec.networks, spec.accumulate
+
+    def first(params: Mapping[str, Any], *rows: Any) -> tuple[Embeddings, dict[str, Array]]:
+        if contrasted:
+            return batching.in_parts(functools.partial(encode, networks, params), parts, *rows)
+        return batching.in_parts(functools.partial(embed, networks, params), parts, rows[0]), {}
+
+    def share(trained: dict, params: Mapping[str, Any], of: Array, rows: tuple) -> tuple[Array, Array]:
+        inputs, goals, read, cotangents = rows
+        now = params | trained
+        loss = _diffuse(networks, now["policy"], inputs, goals, read, of=of)
+        by_name = encode(networks, now, inputs, goals.tokens)[1] if cotangents else {}
+        return loss + sum(jnp.sum(by_name[name] * cotangents[name]) for name in cotangents), loss
+
+    def second(shared: tuple, *rows: Any) -> tuple[Array, dict]:
+        def of_part(*rows: Any) -> tuple[Array, dict]:
+            (_, loss), gradients = jax.value_and_grad(share, has_aux=True)(*shared, rows)
+            return loss, gradients
+
+        return batching.sum_of_parts(of_part, parts, *rows)
+
+    def gradient(trained: dict[str, Any]) -> tuple[tuple[Array, Metrics], dict[str, Any]]:
+        now = params | trained
+        embeddings, by_name = reduction.local(first, now, inputs, goals.tokens)
+        pairs = lambda trained, by_name: compare(networks, params | trained, by_name, goals.ids, reduction)  # noqa: E731
+        if contrasted:
+            (loss, found), (of_scales, cotangents) = jax.value_and_grad(pairs, (0, 1), has_aux=True)(trained, by_name)
+        else:
+            loss, found, of_scales, cotangents = jnp.zeros(()), {}, jax.tree.map(jnp.zeros_like, trained), {}
+        read, of = ablate(networks, embeddings, reduction), reduction.mean(_unmasked(goals))
+        diffused, gradients = reduction.total(second, (trained, params, of), inputs, goals, read, cotangents)
+        return (loss + diffused, found | {"loss/diffusion": diffused}), jax.tree.map(jnp.add, gradients, of_scales)
+
+    return gradient
+
+
+def _update(spec: Spec, state: TrainState, gradient: Gradient, reduction: Reduction) -> tuple[TrainState, Metrics]:
     """Gradient of the global batch, one step of the optimiser on the trained networks, and of their average."""
     trained = _trained(spec, state.params)
-    (loss, found), gradients = jax.value_and_grad(lambda part: objective(state.params | part), has_aux=True)(trained)
+    (loss, found), gradients = gradient(trained)
     loss, found, gradients = reduction.mean((loss, found, gradients))
     updates, opt_state = spec.optimiser.update(gradients, state.opt_state, trained)
     new = optax.apply_updates(trained, updates)

@@ -4,6 +4,7 @@
 
 The same command again takes the run up where it stopped. Writes metrics.jsonl, config.json and checkpoints/ into the folder.
 SIGTERM and SIGINT save and leave with code 75 after the step that is being made, a second one at once (docs/scale.md).
+On several hosts or in several processes: --distributed, docs/scale.md.
 """
 
 from clamp_jax import runtime
@@ -17,7 +18,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from clamp_jax import checkpoint, parallel, steps
+from clamp_jax import checkpoint, parallel, processes, steps
 from clamp_jax.structs import TrainState
 from experiments import public, training
 
@@ -47,7 +48,7 @@ def run(
     on = parallel.mesh()
     batches, statistics = training.open_batches(config.data, spec.networks, batch=train.batch, seed=config.seed, tokenize=loaded.tokenize)
     example = batches.batch_at(0)
-    parallel.check_divisible(example, on.size)
+    parallel.check_divisible(example, on, spec.accumulate)
     fresh = functools.partial(training.fresh_state, spec, config.seed, example, loaded=loaded)
     shapes = training.state_shapes(spec, example)
     body, form = functools.partial(steps.pretrain_step, spec), train.get("pair_loss", "plain")
@@ -78,6 +79,7 @@ def main(_: list[str]) -> None:
     """The command line; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
+        processes.start(FLAGS.distributed, FLAGS.processes, FLAGS.process)
         run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet, verified=FLAGS.verify == "on")
     except (ValueError, OSError, ImportError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -90,4 +92,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("text", "", "clip:FOLDER, CLIP's text encoder, frozen: a folder with model.safetensors and tokenizer.json")
     flags.DEFINE_string("resnet", "", "FILE, ImageNet's ResNet-50 to begin with: torchvision's or timm's safetensors")
     flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
+    flags.DEFINE_string("distributed", "off", processes.FLAG_HELP)
+    flags.DEFINE_integer("processes", 0, processes.COUNT_HELP)
+    flags.DEFINE_integer("process", -1, processes.INDEX_HELP)
     app.run(main)

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clamp_jax import checkpoint, parallel, sensors, steps
+from clamp_jax import checkpoint, parallel, processes, sensors, steps
 from clamp_jax.data import pipeline, stats
 from clamp_jax.data.placed import Placed
 from clamp_jax.data.prompts import Tokenize
@@ -34,7 +34,11 @@ FREE += ("train.spike_factor", "train.spike_window")
 # Fields whose absence means what was done before there were any: a run is taken up as it was begun.
 ADDED = ("train.pair_loss", "train.mask_false_negatives")
 # Fields that runs of earlier versions lack, at the values that mean what those did.
-LATER = {"ablation": shared.ablation().to_dict(), "model": {"text": "own", "resnet": "own", "public": []}}
+LATER = {
+    "ablation": shared.ablation().to_dict(),
+    "model": {"text": "own", "resnet": "own", "public": [], "dtype": "float32"},
+    "train": {"accumulate": 1},
+}
 
 # Initialisation runs once: without optimisation its compilation takes a quarter of the time.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -82,7 +86,8 @@ def open_batches(
     statistics = stats.compute([dataset.reader for dataset in datasets])
     stats.check(statistics)
     maker = make_examples(data, networks, tokenize)
-    batches = pipeline.Batches(datasets, maker, batch=batch, seed=seed, shuffle_objects=data["shuffle_objects"])
+    about = {"shuffle_objects": data["shuffle_objects"], "process": processes.rank()}
+    batches = pipeline.Batches(datasets, maker, batch=batch, seed=seed, **about)
     return batches, statistics_document(statistics)
 
 
@@ -122,7 +127,8 @@ def make_spec(config: ConfigDict, stage: str) -> steps.Spec:
         frozen=steps.frozen_parts(networks),
     )
     masked = config.train.get("mask_false_negatives", False)
-    return steps.Spec(networks, optimiser, trained, config.train.ema_power, config.train.ema_maximum, masked)
+    average = (config.train.ema_power, config.train.ema_maximum)
+    return steps.Spec(networks, optimiser, trained, *average, masked, config.train.get("accumulate", 1))
 
 
 def as_begun(workdir: Path, config: ConfigDict) -> ConfigDict:
@@ -146,8 +152,10 @@ def enter(workdir: Path, config: ConfigDict, stage: str) -> None:
         differences = [line for line in compare(filled(json.loads(path.read_text())), now) if line.split(":")[0] not in FREE]
         if differences:
             raise ValueError(f"{workdir} holds a run of another config; {'; '.join(differences)}. Use another --workdir, or that config")
+    processes.check_alike(now, "the config")
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(now, indent=1, sort_keys=True))
+    if processes.first():
+        write_text(path, json.dumps(now, indent=1, sort_keys=True))
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -218,8 +226,9 @@ def loop(
     clock, source = Clock(), batches.iterate(first, stop_step=stop_at, threads=threads)
     with contextlib.closing(Placed(source, functools.partial(parallel.shard, on=on))) as incoming:
         for number in range(first + 1, stop_at + 1):
-            batch = clock.wait(lambda: next(incoming))
-            state, metrics = step(state, batch)
+            with jax.transfer_guard("disallow"):  # what goes to a device or comes from it is put there or fetched by name
+                batch = clock.wait(lambda: next(incoming))
+                state, metrics = step(state, batch)
             clock.steps += 1
             store.check()
             watch(number, metrics)
@@ -257,17 +266,20 @@ class Log:
         """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped."""
         self.path, self.first, self.of, self.batch, self.tell = workdir / METRICS_FILE, first, of, batch, tell
         kept = [line for line in read_metrics(workdir) if line["step"] <= first]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        if processes.first():
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def __call__(self, step: int, metrics: Mapping[str, Any], clock: Clock) -> None:
         figures = {name: float(value) for name, value in metrics.items()}
         step_s, wait_share = clock.seconds / clock.steps, clock.waited / clock.seconds
         line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, "samples_per_s": self.batch / step_s}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        if processes.first():
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
         left_s = None if compiled else step_s * (self.of - step)
-        self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s))
+        if processes.first():
+            self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s))
 
 
 def make_watch(workdir: Path, batches: pipeline.Batches, train: ConfigDict) -> Watch:
@@ -316,6 +328,7 @@ def begin_or_resume(
 
     Raises CheckpointError when the run was begun on other data or with another model.
     """
+    processes.check_alike(statistics, "the statistics of the data")
     if store.latest() is None:
         return parallel.replicate(fresh(), on)
     return store.restore(parallel.replicate_shapes(shapes, on), statistics=statistics)

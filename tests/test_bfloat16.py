@@ -11,7 +11,7 @@ import tiny
 from counting import products
 from parameters import drawn
 
-from clamp_jax import steps
+from clamp_jax import networks, steps
 from clamp_jax.models import position, presets
 from clamp_jax.models.attention import TransformerConfig, attend
 from clamp_jax.models.resnet import ResNetConfig
@@ -39,6 +39,18 @@ def test_one_call_sets_every_network(name):
     remat = presets.override(before, {"*.remat": True, "*.implementation": "xla"})
     transformers = [config for config in networks_of(remat) if isinstance(config, TransformerConfig)]
     assert [(config.remat, config.implementation) for config in transformers] == [(True, "xla")] * 5
+
+
+def test_the_configs_field_is_the_override_which_prevails():
+    config = rows.make_config("debug")
+    whole = networks.make_sizes(config.model.to_dict() | {"dtype": "bfloat16"})
+    assert whole == presets.in_dtype(presets.preset("debug"), "bfloat16")
+    part = {"dtype": "bfloat16", "overrides": (("policy.resnet.dtype", "float32"),)}
+    assert {found.dtype for found in networks_of(networks.make_sizes(config.model.to_dict() | part))} == {"float32", "bfloat16"}
+    older = {name: value for name, value in config.model.items() if name != "dtype"}
+    assert networks.make_sizes(older) == networks.make_sizes(config.model.to_dict()) == presets.preset("debug")
+    with pytest.raises(ValueError, match=r"dtype is 'float16'; expected one of float32, bfloat16"):
+        networks.make_sizes(older | {"dtype": "float16"})
 
 
 def test_what_is_no_dtype_or_stands_nowhere_is_refused():

@@ -96,6 +96,7 @@ def test_a_run_that_is_older_than_a_section_is_the_same_run(data, tmp_path):
     path = tmp_path / training.CONFIG_FILE
     old = json.loads(path.read_text())
     del old["ablation"], old["model"]["text"], old["model"]["resnet"], old["model"]["public"]
+    del old["model"]["dtype"], old["train"]["accumulate"]
     path.write_text(json.dumps(old))
     other = tiny.config("pretrain", data, ablation__text=False)
     with pytest.raises(ValueError, match="ablation.text: was True, is False"):
@@ -125,6 +126,8 @@ def test_other_data_in_the_same_folder_are_refused(straight, tmp_path):
         ({"model__preset": "demmo"}, "did you mean 'demo'"),
         ({"data__weights": (1.0, 2.0)}, "2 numbers for 1 data sets"),
         ({"train__pair_loss": "rign"}, "pair_loss is 'rign'; expected one of"),
+        ({"train__accumulate": 3}, "1 rows on each of 4 devices do not divide into train.accumulate = 3 parts"),
+        ({"model__dtype": "half"}, "dtype is 'half'; expected one of float32, bfloat16"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(data, tmp_path, changes, message):

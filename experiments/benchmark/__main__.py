@@ -10,6 +10,7 @@
     python -m experiments.benchmark model --presets B/16 --dtype bfloat16 --batch 64 --ratio-to-stored --profile runs/trace
     python -m experiments.benchmark model --fit --json out.json
     python -m experiments.benchmark input --json out.json
+    python -m experiments.benchmark scaling --json out.json
     python -m experiments.benchmark model --agree-steps 200 --data runs/data/drawer_open --batch 16 --json out.json
 
 `model` is what the networks cost: of each preset parameters, FLOPs a sample by XLA's count and by hand, memory by the compiler, and
@@ -37,7 +38,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments import report, stages
-from experiments.benchmark import feeding, model, pairs, render, sim, step
+from experiments.benchmark import feeding, model, pairs, render, scaling, sim, step
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sim.add_arguments(parts.add_parser("sim", help="engines, cameras and the making of demonstrations"))
     model.add_arguments(parts.add_parser("model", help="parameters, FLOPs, memory and time of the networks"))
     feeding.add_arguments(parts.add_parser("input", help="samples/s of records, decoding included, and how long training waits for them"))
+    scaling.add_arguments(parts.add_parser("scaling", help="what devices send each other in a step, beside the least; nothing is run"))
     for part in parts.choices.values():
         part.add_argument("--json", type=Path, help="where the figures go")
     return parser.parse_args(argv)
@@ -67,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return step.time_step(args.preset, args.batch, args.repeats)
     if args.what == "sensors":
         return step.time_sensors(args.size, args.batch, args.repeats)
-    parts = {"render": render, "loss": pairs, "sim": sim, "model": model, "input": feeding}
+    parts = {"render": render, "loss": pairs, "sim": sim, "model": model, "input": feeding, "scaling": scaling}
     return parts[args.what].measure(args)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from clamp_jax import parallel, steps
+from clamp_jax import steps
 from clamp_jax.data.transforms import Sizes, count_geoms
 from clamp_jax.sim import scene
 from clamp_jax.structs import Batch, ImageExample
@@ -36,7 +36,7 @@ def make_rows(config: Any, networks: steps.Networks, case: Case) -> Batch:
         raise ValueError(f"records is {case.records!r}; expected 'states' or 'images'")
 
     def record(rows: Batch) -> Batch:
-        seen = steps.observations(networks, rows, rows.keys, parallel.GLOBAL)
+        seen = steps.observations(networks, rows, rows.keys)
         return Batch(None, ImageExample(seen, rows.states.labels, rows.states.target), rows.keys)
 
     return jax.eval_shape(record, rows) if case.compile_only else jax.jit(record, compiler_options=training.QUICK)(rows)

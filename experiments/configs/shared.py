@@ -10,6 +10,7 @@ def model(preset: str) -> ConfigDict:
     section = ConfigDict()
     section.preset = preset  # "debug", "demo", "Ti/16", "S/16", "B/16"; ours: the paper says neither ViT size nor patch
     section.overrides = ()  # pairs of a dotted path in the preset and a value, e.g. (("policy.encoder.depth", 4),); ours
+    section.dtype = "float32"  # that networks compute in, or "bfloat16"; parameters, sums and losses are float32 in both; ours
     section.text = "own"  # text encoder: "own", small and trained from scratch; "clip", which --text clip:FOLDER has to name
     section.resnet = "own"  # "own": from scratch, with GroupNorm (ours); --resnet FILE begins with ImageNet's (2410.13126; remembered)
     section.public = ()  # the sizes of what --text and --resnet loaded, as overrides are written; the program writes them
@@ -77,7 +78,8 @@ def train(*, batch: int, steps: int, log_every: int, save_every: int) -> ConfigD
     section = ConfigDict()
     section.batch = batch  # global; ALOHA Unleashed 256
     section.steps = steps  # paper: 1M
-    section.mapping = "jit"  # over devices: "jit" (with shardings) or "pmap"; ours
+    section.mapping = "jit"  # over devices: "jit" (with shardings) or "pmap" (one process); ours
+    section.accumulate = 1  # parts in which a device does its rows, for memory; negatives stay the whole batch's (arXiv 2101.06983); ours
     section.compiler_options = ()  # pairs of an XLA option and its value, for "jit"; ours
     section.ema_power = 0.75  # average of weights: 1 - (1 + step)^-power, as Diffusion Policy's (arXiv 2303.04137)
     section.ema_maximum = 0.9999  # and at most this
