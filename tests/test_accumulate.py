@@ -44,7 +44,7 @@ def test_finetuning_in_parts_gives_the_gradient_of_the_whole(tmp_path):
 
 def test_memory_falls_where_activations_matter(tmp_path, capsys):
     """320 tokens of views for each of 8 rows: what attention keeps is most of a step's memory. Compiled, not run."""
-    config = tiny.config("pretrain")
+    config = tiny.config("pretrain", ablation__text=False)  # compiles sooner
     with config.unlocked():
         config.model.overrides = (*tiny.OVERRIDES, ("clamp.image.patch", 2), ("clamp.image.transformer.implementation", "plain"))
     spec = training.make_spec(config, "pretrain")
