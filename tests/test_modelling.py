@@ -114,3 +114,15 @@ def test_a_trace_names_what_takes_long(tmp_path):
     assert "sort" in shares[0]["kind"] and 0.5 < shares[0]["share"] <= 1
     with pytest.raises(ValueError, match="holds no trace"):
         trace.largest_shares(tmp_path / "plugins", 3)
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once_and_in_its_own_type():
+    """Of exp(x w) its result is kept, and x, which is at hand; of a bfloat16 product the copy of x too."""
+    w, x = jnp.zeros((30, 50)), jnp.zeros((20, 30))
+    assert modelling.kept_bytes(lambda w, x: jnp.exp(x @ w).sum(), w, x) == 4 * (20 * 50 + 20 * 30)
+
+    def rounded(w, x):
+        half = x.astype(jnp.bfloat16)
+        return jnp.exp(half @ w.astype(jnp.bfloat16)).sum()
+
+    assert modelling.kept_bytes(rounded, w, x) == 2 * (20 * 50 + 20 * 30) + 4 * 20 * 30

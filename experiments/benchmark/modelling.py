@@ -58,7 +58,7 @@ def cost(case: Case) -> dict[str, Any]:
     for name, program in programs.items():
         compiled[name], found[name] = compile_program(program, arguments[name], case)
     found["train_step"]["memory"] |= {"state_bytes": size_bytes(shapes), "gradient_bytes": size_bytes(shapes.params)}
-    found["kept_for_backward_bytes"] = kept_bytes(spec, shapes, rows)
+    found["kept_for_backward_bytes"] = step_kept_bytes(spec, shapes, rows)
     for name, hand in (("forward", found["hand"]["forward"]), ("train_step", found["hand"]["train"])):
         found[name]["xla_over_hand"] = found[name]["xla_flops"] / hand
     if not case.compile_only:
@@ -73,7 +73,7 @@ def step_memory(case: Case) -> dict[str, int]:
     rows, on = make_rows(config, spec.networks, case), parallel.mesh(jax.devices()[: case.devices])
     shapes = training.state_shapes(spec, rows)
     parts = {"state_bytes": size_bytes(shapes), "gradient_bytes": size_bytes(shapes.params)}
-    kept = kept_bytes(spec, shapes, rows) // on.size + size_bytes(rows) // on.size
+    kept = step_kept_bytes(spec, shapes, rows) // on.size + size_bytes(rows) // on.size
     found = {"batch": case.batch, "trace": sum(parts.values()) + kept} | parts
     if case.trace_only:
         return found
@@ -164,14 +164,25 @@ def size_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def kept_bytes(spec: steps.Spec, shapes: TrainState, rows: Batch) -> int:
-    """Bytes that the forward pass keeps for the backward one, parameters apart, as jax traces them before XLA fuses anything.
+def kept_bytes(loss: Callable, params: Any, *ready: Any) -> int:
+    """Bytes that stay from loss(params, *ready) for its backward pass, `ready` too, as jax traces them before XLA fuses anything.
 
-    The types are those that are asked for, which on a CPU they are not: its compiler makes float32 of bfloat16.
+    Parameters do not count, but copies of them in another type do. The types are those that are asked for, which on a CPU
+    they are not: its compiler makes float32 of bfloat16.
     """
-    ready = prepared(spec, rows)
-    kept = jax.eval_shape(lambda params, *ready: jax.vjp(lambda p: losses(spec, p, *ready), params)[1], shapes.params, *ready)
-    return size_bytes(kept) - size_bytes(shapes.params)
+
+    def backward(params: Any, *ready: Any) -> list[jax.Array]:
+        return jax.tree.leaves(jax.vjp(lambda params: loss(params, *ready), params)[1])
+
+    jaxpr = jax.make_jaxpr(backward)(params, *ready).jaxpr
+    given = {id(variable) for variable in jaxpr.invars}
+    made = {id(variable): variable.aval for variable in jaxpr.outvars if id(variable) not in given}
+    return size_bytes(list(made.values())) + size_bytes(ready)
+
+
+def step_kept_bytes(spec: steps.Spec, shapes: TrainState, rows: Batch) -> int:
+    """The same of a training step's losses."""
+    return kept_bytes(functools.partial(losses, spec), shapes.params, *prepared(spec, rows))
 
 
 def run(case: Case, spec: steps.Spec, rows: Batch, on: Any, compiled: dict[str, Callable], found: dict[str, Any]) -> None:
