@@ -24,10 +24,11 @@ from ml_collections import ConfigDict, config_flags
 from clamp_jax import act, checkpoint, parallel, processes, steps
 from clamp_jax.networks import VARIANTS, Networks
 from clamp_jax.structs import TrainState
-from experiments import public, training
+from experiments import public, seeing, training
 
 SAME = ("model", "views", "variant", "ablation")  # sections of both stages' configs that say what the networks are
-FREE = ("ablation.embeddings",)  # what the policy reads may differ: to take it away in stage (ii) alone is a study of its own
+# What the policy reads may differ (to take it away in stage (ii) alone is a study of its own), and the type of the computation.
+FREE = ("ablation.embeddings", "model.dtype")
 
 
 def run(
@@ -38,6 +39,7 @@ def run(
     stop_at: int | None = None,
     verified: bool = True,
     tell: training.Tell = training.print_progress,
+    see: seeing.Seeing = seeing.NOTHING,
 ) -> TrainState:
     """Fine-tune in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
@@ -58,16 +60,18 @@ def run(
     fresh = functools.partial(training.fresh_state, spec, config.seed, example, pretrained, loaded)
     shapes = training.state_shapes(spec, example)
     checkpoint.check_structure(pretrained, {name: shapes.params[name] for name in pretrained}, "stage (i) run")
+    seeing.check(see)
     training.enter(workdir, config, "finetune")
 
     body = functools.partial(steps.finetune_step, spec)
     step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
     keep = {"keep_last": train.keep_last, "keep_every": train.keep_every or None, "verified": verified}
-    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store:
+    seen = seeing.open_run(see, workdir, training.plain(config), spec.networks, example)
+    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store, seen as shown:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
-        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
+        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell, write=shown.write)
         return training.loop(
-            step,
+            shown.traced(step),
             state,
             batches=batches,
             on=on,
@@ -124,7 +128,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         processes.start(FLAGS.distributed, FLAGS.processes, FLAGS.process)
-        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet, verified=FLAGS.verify == "on")
+        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet, verified=FLAGS.verify == "on", see=seeing.from_flags())
     except (ValueError, OSError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -135,6 +139,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("resnet", "", "FILE, for variant scratch: ImageNet's ResNet-50, torchvision's or timm's safetensors")
     flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
+    seeing.define_flags()
     flags.DEFINE_string("distributed", "off", processes.FLAG_HELP)
     flags.DEFINE_integer("processes", 0, processes.COUNT_HELP)
     flags.DEFINE_integer("process", -1, processes.INDEX_HELP)

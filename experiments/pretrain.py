@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from clamp_jax import checkpoint, parallel, processes, steps
 from clamp_jax.structs import TrainState
-from experiments import public, training
+from experiments import public, seeing, training
 
 
 def run(
@@ -32,10 +32,12 @@ def run(
     stop_at: int | None = None,
     verified: bool = True,
     tell: training.Tell = training.print_progress,
+    see: seeing.Seeing = seeing.NOTHING,
 ) -> TrainState:
     """Pre-train in a folder until `stop_at` (default: the config's number of steps), resuming what is there; returns the state.
 
-    text, resnet: public weights to begin with, as the flags name them. verified: False restores without comparing hashes.
+    text, resnet: public weights to begin with, as the flags name them. verified: False restores without comparing hashes. see: what
+    is shown beside `tell`.
     Raises ValueError for bad input, before anything is written.
     """
     if config.variant == "scratch":
@@ -53,14 +55,16 @@ def run(
     shapes = training.state_shapes(spec, example)
     body, form = functools.partial(steps.pretrain_step, spec), train.get("pair_loss", "plain")
     step = parallel.map_step(body, on, mapping=train.mapping, pair_loss=form, compiler_options=dict(train.compiler_options))
+    seeing.check(see)
     training.enter(workdir, config, "pretrain")
 
     keep = {"keep_last": train.keep_last, "keep_every": train.keep_every or None, "verified": verified}
-    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store:
+    seen = seeing.open_run(see, workdir, training.plain(config), spec.networks, example)
+    with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store, seen as shown:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
-        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell)
+        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell, write=shown.write)
         return training.loop(
-            step,
+            shown.traced(step),
             state,
             batches=batches,
             on=on,
@@ -80,7 +84,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         processes.start(FLAGS.distributed, FLAGS.processes, FLAGS.process)
-        run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet, verified=FLAGS.verify == "on")
+        run(FLAGS.config, FLAGS.workdir, text=FLAGS.text, resnet=FLAGS.resnet, verified=FLAGS.verify == "on", see=seeing.from_flags())
     except (ValueError, OSError, ImportError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -92,6 +96,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("text", "", "clip:FOLDER, CLIP's text encoder, frozen: a folder with model.safetensors and tokenizer.json")
     flags.DEFINE_string("resnet", "", "FILE, ImageNet's ResNet-50 to begin with: torchvision's or timm's safetensors")
     flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
+    seeing.define_flags()
     flags.DEFINE_string("distributed", "off", processes.FLAG_HELP)
     flags.DEFINE_integer("processes", 0, processes.COUNT_HELP)
     flags.DEFINE_integer("process", -1, processes.INDEX_HELP)

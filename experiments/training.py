@@ -26,6 +26,7 @@ from clamp_jax.structs import Batch, Capacity, TrainState
 from experiments import public
 from experiments.configs import shared
 from experiments.stopping import Signals, Stopped, TrainingError, Watch  # noqa: F401 - TrainingError: entry points catch it
+from experiments.writers import Write
 
 CONFIG_FILE, METRICS_FILE = "config.json", "metrics.jsonl"
 # What may differ when a run is taken up again: nothing that changes a number. Data are compared by their statistics.
@@ -262,9 +263,10 @@ def stopped(signal_name: str, step: int) -> Stopped:
 class Log:
     """metrics.jsonl of a run, one line each time, and the teller of progress."""
 
-    def __init__(self, workdir: Path, *, first: int, of: int, batch: int, tell: Tell):
-        """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped."""
+    def __init__(self, workdir: Path, *, first: int, of: int, batch: int, tell: Tell, write: Write = lambda step, figures: None):
+        """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped. `write`: elsewhere."""
         self.path, self.first, self.of, self.batch, self.tell = workdir / METRICS_FILE, first, of, batch, tell
+        self.write = write
         kept = [line for line in read_metrics(workdir) if line["step"] <= first]
         if processes.first():
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -276,6 +278,7 @@ class Log:
         if processes.first():
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+        self.write(step, {name: value for name, value in line.items() if name != "step"})
         compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
         left_s = None if compiled else step_s * (self.of - step)
         if processes.first():

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clamp_jax import checkpoint, manifest, parallel
 from clamp_jax.data.pipeline import Row
-from clamp_jax.structs import Batch, TrainState
+from clamp_jax.structs import Batch, StateExample, TrainState
 from experiments import training
 from experiments.stopping import EXIT_CODE, Signals, Stopped, TrainingError, Watch
 
@@ -34,7 +34,8 @@ class ToyBatches:
 
     def iterate(self, start, *, stop_step, threads):
         for number in range(start, stop_step):
-            yield Batch(None, None, jnp.full(1, number))
+            states = StateExample(**dict.fromkeys(StateExample._fields) | {"joints": np.full((1, 14), number)})
+            yield Batch(states, None, jax.random.split(jax.random.key(0), 1))
 
 
 def toy_step(losses, at):
@@ -46,9 +47,9 @@ def toy_step(losses, at):
         return TrainState(state.step + 1, params, (), params), {"loss": loss, "gradient_norm": loss}
 
     def run(state, batch):
-        number = int(batch.keys[0])
+        number = int(jax.device_get(batch.states.joints)[0, 0])
         at(number)
-        return step(state, jnp.float32(losses(number + 1)))
+        return step(state, jax.device_put(np.float32(losses(number + 1))))
 
     return run
 
