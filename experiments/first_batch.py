@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from clamp_jax import parallel, steps
+from clamp_jax import steps
 from clamp_jax.networks import Networks
 from clamp_jax.structs import Batch, Observation
 from experiments import pictures, sights, training
@@ -42,5 +42,5 @@ def first(batch: Batch, count: int) -> Batch:
 def _seen(networks: Networks, few: Batch) -> tuple[Observation, np.ndarray | None]:
     """The observations and views of `steps.prepare`, by the same keys."""
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(few.keys)
-    observation = steps.observations(networks, few, keys[:, 0], parallel.GLOBAL)
+    observation = steps.observations(networks, few, keys[:, 0])
     return observation, steps.see(networks, observation, keys[:, 1]).views
