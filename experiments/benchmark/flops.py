@@ -147,6 +147,7 @@ def train(preset: Preset) -> int:
 
 # Dense peak of one device by jax's name of its kind, TFLOP/s: products of bfloat16, and of float32 as jax runs them by default
 # (TF32 on NVIDIA's, one pass of bfloat16 on TPUs). Vendors' data sheets, without sparsity.
+# Looked up: A100, TPU v5e, and L4 within 4 %; the others are remembered.
 PEAK_TFLOPS = {
     "NVIDIA A100": (312, 156),  # A100 data sheet, all forms
     "NVIDIA H100 PCIe": (756, 378),  # H100 data sheet; the SXM form below is told by its kind's other endings
