@@ -161,19 +161,32 @@ def with_params(policy: rollout.Policy, params: Any) -> rollout.Policy:
     return functools.partial(policy.func, jax.tree.map(jnp.asarray, params))
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; a checkpoint is DIR or NAME=DIR."""
-    parser = argparse.ArgumentParser(description="Success of policies in simulation, from the same initial states.")
-    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="[NAME=]DIR", help="folders of fine-tuned policies")
-    parser.add_argument("--policy", choices=("checkpoint", "hold_still"), default="checkpoint", help="hold_still: also that baseline")
+def add_settings(parser: argparse.ArgumentParser, *, trials: int, backend: str) -> None:
+    """The command line's part of Settings, with these defaults."""
     parser.add_argument("--task", required=True)
-    parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--backend", choices=("mjx", "native", "warp"), default="mjx")
+    parser.add_argument("--trials", type=int, default=trials)
+    parser.add_argument("--backend", choices=("mjx", "native", "warp"), default=backend)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--replan", type=int, default=CHUNK, help=f"commands executed of each chunk of {CHUNK}")
     parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
     geometry.add_arguments(parser)
     parser.add_argument("--sensors", choices=tuple(sensors.PRESETS), help="default: those of the policy's training, looks fixed")
+
+
+def from_arguments(args: argparse.Namespace) -> Settings:
+    """The settings of a command line; also names the models' folder and prepares XLA for MJX, before the first array is made."""
+    if args.backend != "native":
+        os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))
+    geometry.choose_assets(args.assets)
+    return Settings(**{name: getattr(args, name) for name in Settings._fields})
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; a checkpoint is DIR or NAME=DIR."""
+    parser = argparse.ArgumentParser(description="Success of policies in simulation, from the same initial states.")
+    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="[NAME=]DIR", help="folders of fine-tuned policies")
+    parser.add_argument("--policy", choices=("checkpoint", "hold_still"), default="checkpoint", help="hold_still: also that baseline")
+    add_settings(parser, trials=64, backend="mjx")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--video", type=Path, help="film of the first policy's first trials (.mp4)")
     return parser.parse_args(argv)
@@ -182,11 +195,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, print a line for each policy, write JSON and film."""
     args = parse(argv)
-    if args.backend != "native":
-        os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
-        geometry.choose_assets(args.assets)
-        settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
+        settings = from_arguments(args)
         report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
     except (ValueError, OSError, ImportError, OverflowedError) as error:
         print(f"evaluate: {error}", file=sys.stderr)

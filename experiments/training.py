@@ -294,8 +294,13 @@ def make_watch(workdir: Path, batches: pipeline.Batches, train: ConfigDict) -> W
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a line that a killed process left unfinished is dropped."""
-    path, lines = Path(workdir) / METRICS_FILE, []
+    """The lines of a run's metrics.jsonl."""
+    return read_lines(Path(workdir) / METRICS_FILE)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Documents of a file with one a line, none where there is no file; a line that a killed process left unfinished is dropped."""
+    lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(text))

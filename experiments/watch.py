@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from clamp_jax import act, checkpoint
 from clamp_jax.sim import tasks
 from clamp_jax.sim.engines.base import OverflowedError
-from experiments import charts, evaluate, geometry, training
+from experiments import charts, evaluate, training
 
 LINES, CURVE = "evaluations.jsonl", "evaluations.html"
 ROOT = Path(__file__).parents[1]
@@ -47,13 +47,7 @@ def last_step(run: Path) -> int | None:
 
 def read_lines(run: Path) -> list[dict[str, Any]]:
     """What has been evaluated so far; a line that was cut off is dropped."""
-    path, lines = run / LINES, []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return training.read_lines(run / LINES)
 
 
 class Watcher:
@@ -131,15 +125,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.watch", description="Evaluate a run's checkpoints as they come.")
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--trials", type=int, default=50, help="the paper's 50")
+    evaluate.add_settings(parser, trials=50, backend="native")  # the paper's 50
     parser.add_argument("--every", type=int, default=0, help="steps whose multiples are evaluated; 0: every checkpoint. The paper's: 40000")
-    parser.add_argument("--backend", choices=("mjx", "native", "warp"), default="native")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--replan", type=int, default=evaluate.CHUNK)
-    parser.add_argument("--limit-s", type=float, help="time limit of an episode; default: the task's")
-    parser.add_argument("--sensors", help="default: those of the policy's training, looks fixed")
-    geometry.add_arguments(parser)
     parser.add_argument("--once", action="store_true", help="evaluate what is there and end")
     parser.add_argument("--poll-s", type=float, default=20.0)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
@@ -149,14 +136,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Watch."""
     args = parse(argv)
-    if args.backend != "native":
-        os.environ["XLA_FLAGS"] = runtime.xla_flags(os.environ.get("XLA_FLAGS", ""))  # read when the first array is made
     try:
         if args.trials < 1 or args.every < 0 or args.poll_s <= 0:
             raise ValueError("give 1 or more trials, 0 or more steps and a time over 0")
-        geometry.choose_assets(args.assets)
+        settings = evaluate.from_arguments(args)
         tasks.get(args.task, args.geometry)
-        settings = evaluate.Settings(**{name: getattr(args, name) for name in evaluate.Settings._fields})
         if args.once and last_step(args.run) is None:
             raise ValueError(f"{args.run} holds no run; name the --workdir of a training")
         watch(Watcher(args.run, settings), args.every, poll_s=args.poll_s, once=args.once, parent=args.parent)
