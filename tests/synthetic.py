@@ -9,7 +9,8 @@ from clamp_jax.data.records import Episode
 from clamp_jax.data.transforms import GEOM_TYPES
 from clamp_jax.geometry import aloha
 from clamp_jax.geometry.kinematics import arm_tree
-from clamp_jax.structs import CAMERAS, JOINT_FREE, Calibration, Geoms, Tree
+from clamp_jax.structs import JOINT_FREE, Calibration, Geoms, Tree
+from experiments.torture.run import calibration
 
 OBJECTS = ("red box", "blue ball")
 TASK, INSTRUCTION = "box_lift", "lift the red box"
@@ -91,19 +92,6 @@ def episode(seed: int = 0, steps: int = 60, *, task: str = TASK, names: tuple[st
         geom_types=types,
         geoms=geoms,
     )
-
-
-def calibration(height: int, width: int) -> Calibration:
-    """Four cameras where the cell's are, all looking straight down; numpy alone, so that a test need not compile kinematics."""
-    mounts = [aloha.CAMERA_MOUNTS[name] for name in CAMERAS]
-    poses = np.tile(np.diag([1.0, -1, -1, 1]), (len(mounts), 1, 1))
-    poses[:, :3, 3] = [mount.pos for mount in mounts]
-    bases = np.tile(np.eye(4), (2, 1, 1))
-    bases[:, :3, 3] = [aloha.BASES[side][0] for side in aloha.SIDES]
-    bases[1, :2, :2] *= -1  # the right arm is turned by half a turn
-    intrinsics = np.tile(aloha.d405_intrinsics(height, width), (len(mounts), 1))
-    mount = np.array([mount.mount for mount in mounts], np.int32)
-    return Calibration(*(x.astype(np.float32) for x in (intrinsics, poses)), mount, bases.astype(np.float32))
 
 
 def image_episode(seed: int = 0, steps: int = 60, *, task: str = TASK, every: int = 20, size: int = 8) -> Episode:

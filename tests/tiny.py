@@ -11,19 +11,10 @@ from clamp_jax import parallel, steps
 from clamp_jax.structs import Batch
 from experiments import training
 from experiments.configs import finetune, pretrain
+from experiments.torture.run import SIZE, SMALLER  # noqa: F401 - SIZE: other tests read it here
 
 FAST = {"xla_backend_optimization_level": 0}  # a third of the compilation time, the same operations
-SIZE = 8  # pixels of the synthetic data sets' images
-OVERRIDES = (
-    ("camera_height", SIZE),
-    ("camera_width", SIZE),
-    ("policy.resnet.blocks", (1,)),
-    ("policy.resnet.channels", (8,)),
-    ("draws", 2),
-    ("clamp.text.transformer.depth", 0),
-    ("clamp.action.transformer.depth", 0),
-    ("policy.encoder.depth", 0),
-)
+OVERRIDES = SMALLER  # of the debug preset; images of the synthetic data sets have sides of SIZE pixels
 
 
 def config(stage: str = "pretrain", *paths: Path, **changes):

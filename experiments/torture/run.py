@@ -91,11 +91,11 @@ def _episode(number: int) -> Episode:
         ticks=ticks,
         rgb=rng.integers(0, 256, (*shape, 3), np.uint8),
         depth_m=rng.uniform(0.2, 1.5, shape).astype(np.float32),
-        calibration=Calibration(*(np.repeat(part[None], len(ticks), axis=0) for part in _calibration())),
+        calibration=Calibration(*(np.repeat(part[None], len(ticks), axis=0) for part in calibration(SIZE, SIZE))),
     )
 
 
-def _calibration() -> Calibration:
+def calibration(height: int, width: int) -> Calibration:
     """Four cameras that look straight down from where the cell's are; numpy alone, for a quick start."""
     mounts = [aloha.CAMERA_MOUNTS[name] for name in CAMERAS]
     poses = np.tile(np.diag([1.0, -1, -1, 1]), (len(mounts), 1, 1))
@@ -103,7 +103,7 @@ def _calibration() -> Calibration:
     bases = np.tile(np.eye(4), (2, 1, 1))
     bases[:, :3, 3] = [aloha.BASES[side][0] for side in aloha.SIDES]
     bases[1, :2, :2] *= -1  # the right arm is turned by half a turn
-    intrinsics = np.tile(aloha.d405_intrinsics(SIZE, SIZE), (len(mounts), 1))
+    intrinsics = np.tile(aloha.d405_intrinsics(height, width), (len(mounts), 1))
     mount = np.array([mount.mount for mount in mounts], np.int32)
     return Calibration(*(part.astype(np.float32) for part in (intrinsics, poses)), mount, bases.astype(np.float32))
 
