@@ -6,7 +6,6 @@ folder with a number for a name is whole. No key is kept: each step's are made o
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -21,14 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from clamp_jax import manifest
+from clamp_jax import leaks, manifest
 from clamp_jax.manifest import MANIFEST, CheckpointError, digest
 from clamp_jax.structs import TrainState
 
-# For a figure of its monitoring orbax asks tensorstore for all its counters at each save, and 72 lists of them are never freed.
-_counters = importlib.import_module("orbax.checkpoint._src.serialization.tensorstore_utils")
-if hasattr(_counters, "get_tensorstore_raw_bytes"):
-    _counters.get_tensorstore_raw_bytes = lambda *_, **__: 0
+leaks.stop()
 
 FOLDER = "checkpoints"
 AVERAGE = "ema_"  # and a network's name: an item of its own, so that a stage that needs one network reads no other

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from clamp_jax import act, checkpoint, parallel, processes, steps
 from clamp_jax.networks import VARIANTS, Networks
 from clamp_jax.structs import TrainState
-from experiments import public, seeing, training
+from experiments import public, seeing, training, work
 
 SAME = ("model", "views", "variant", "ablation")  # sections of both stages' configs that say what the networks are
 # What the policy reads may differ (to take it away in stage (ii) alone is a study of its own), and the type of the computation.
@@ -69,7 +69,8 @@ def run(
     seen = seeing.open_run(see, workdir, training.plain(config), spec.networks, example)
     with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store, seen as shown:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
-        log = training.Log(workdir, first=int(state.step), of=train.steps, batch=train.batch, tell=tell, write=shown.write)
+        about = {"batch": train.batch, "work": work.of(config, "finetune", peak_tflops=see.peak_tflops)}
+        log = training.Log(workdir, first=int(state.step), of=train.steps, tell=tell, write=shown.write, **about)
         return training.loop(
             shown.traced(step),
             state,

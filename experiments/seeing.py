@@ -28,6 +28,7 @@ class Seeing(NamedTuple):
     evaluate: str = ""  # task that a watcher rolls checkpoints out on
     evaluate_every: int = 0  # steps whose multiples it takes; 0: every checkpoint
     evaluate_trials: int = 50  # the paper's (arXiv 2602.00937)
+    peak_tflops: float = 0.0  # of one device, for the MFU; 0: of the table in experiments/flops.py
 
 
 NOTHING = Seeing()
@@ -42,6 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_string("evaluate", "", "task on which a second process, on the CPU, rolls checkpoints out as they come")
     flags.DEFINE_integer("evaluate_every", 0, "steps whose multiples it takes, 0 for every checkpoint; the paper's: 40000")
     flags.DEFINE_integer("evaluate_trials", 50, "trials of each evaluation; the paper's")
+    flags.DEFINE_float("peak_tflops", 0.0, "of one device, for the MFU of a kind that is not in experiments/flops.py", lower_bound=0.0)
 
 
 def from_flags() -> Seeing:

@@ -23,7 +23,7 @@ from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.networks import Networks, make_networks
 from clamp_jax.structs import Batch, Capacity, TrainState
-from experiments import public
+from experiments import public, work
 from experiments.configs import shared
 from experiments.stopping import Signals, Stopped, TrainingError, Watch  # noqa: F401 - TrainingError: entry points catch it
 from experiments.writers import Write
@@ -45,6 +45,9 @@ LATER = {
 QUICK = {"xla_backend_optimization_level": 0}
 
 
+RATES = {"samples_per_s": "{:.4g} samples/s", "tflops": "{:.3g} TFLOP/s", "mfu": "{:.0%} MFU"}
+
+
 class Progress(NamedTuple):
     """Where a run stands, told at every line of the log."""
 
@@ -54,10 +57,13 @@ class Progress(NamedTuple):
     step_s: float  # mean of the steps since the last line
     wait_share: float  # of that time spent waiting for a batch
     left_s: float | None  # at this speed; None as long as it is not known
+    rates: Mapping[str, float] = MappingProxyType({})  # samples_per_s, and tflops of one device and mfu where they are known
 
     def __str__(self) -> str:
-        loss, left = self.metrics["loss"], "?" if self.left_s is None else time.strftime("%H:%M:%S", time.gmtime(self.left_s))
-        return f"step {self.step}/{self.of}  loss {loss:.4f}  {self.step_s * 1e3:.0f} ms/step  waits {self.wait_share:.0%}  left {left}"
+        left = "?" if self.left_s is None else time.strftime("%H:%M:%S", time.gmtime(self.left_s))
+        told = [f"step {self.step}/{self.of}", f"loss {self.metrics['loss']:.4f}", f"{self.step_s * 1e3:.0f} ms/step"]
+        told += [form.format(self.rates[name]) for name, form in RATES.items() if name in self.rates]
+        return "  ".join([*told, f"waits {self.wait_share:.0%}", f"left {left}"])
 
 
 Tell = Callable[[Progress], None]
@@ -263,10 +269,20 @@ def stopped(signal_name: str, step: int) -> Stopped:
 class Log:
     """metrics.jsonl of a run, one line each time, and the teller of progress."""
 
-    def __init__(self, workdir: Path, *, first: int, of: int, batch: int, tell: Tell, write: Write = lambda step, figures: None):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        first: int,
+        of: int,
+        batch: int,
+        tell: Tell,
+        write: Write = lambda step, figures: None,
+        work: work.Work = work.UNKNOWN,
+    ):
         """Lines of steps after `first` belong to a run that was cut off: they come again, so they are dropped. `write`: elsewhere."""
         self.path, self.first, self.of, self.batch, self.tell = workdir / METRICS_FILE, first, of, batch, tell
-        self.write = write
+        self.write, self.work = write, work
         kept = [line for line in read_metrics(workdir) if line["step"] <= first]
         if processes.first():
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -274,7 +290,8 @@ class Log:
     def __call__(self, step: int, metrics: Mapping[str, Any], clock: Clock) -> None:
         figures = {name: float(value) for name, value in metrics.items()}
         step_s, wait_share = clock.seconds / clock.steps, clock.waited / clock.seconds
-        line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, "samples_per_s": self.batch / step_s}
+        rates = {"samples_per_s": self.batch / step_s} | self.work.figures(self.batch / step_s)
+        line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, **rates}
         if processes.first():
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -282,7 +299,7 @@ class Log:
         compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
         left_s = None if compiled else step_s * (self.of - step)
         if processes.first():
-            self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s))
+            self.tell(Progress(step, self.of, figures, step_s, wait_share, left_s, rates))
 
 
 def make_watch(workdir: Path, batches: pipeline.Batches, train: ConfigDict) -> Watch:

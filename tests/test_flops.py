@@ -9,8 +9,8 @@ from counting import products
 
 from clamp_jax import metrics, steps
 from clamp_jax.models import presets
-from experiments import training
-from experiments.benchmark import flops, modelling, rows
+from experiments import flops, training
+from experiments.benchmark import modelling, rows
 from experiments.benchmark.case import Case
 
 DEEP_RESNET = (("policy.resnet.blocks", (2, 2)), ("policy.resnet.channels", (64, 64)), ("policy.resnet.bottleneck", True))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import flops
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import flops, model, modelling, trace
+from experiments.benchmark import model, modelling, trace
 from experiments.benchmark.case import Case, read_case
 
 

@@ -20,7 +20,7 @@ class Case(NamedTuple):
     trace_only: bool = False  # of its memory: what jax's trace says, nothing is compiled
     quick: bool = False  # on a CPU: compiled without LLVM's optimisation, in a fraction of the time, for a slower program
     ratio_to_stored: bool = False
-    peak_tflops: float | None = None  # None: of the table in flops.py
+    peak_tflops: float | None = None  # None: of the table in experiments/flops.py
     profile: str | None = None  # folder for a trace
     agree_steps: int = 200
     learning_rate: float | None = None  # peak, of the training in two types; None: the config's

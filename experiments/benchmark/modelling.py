@@ -30,8 +30,7 @@ import jax
 from clamp_jax import metrics, parallel, steps
 from clamp_jax.models import presets
 from clamp_jax.structs import Batch, TrainState
-from experiments import training
-from experiments.benchmark import flops
+from experiments import flops, training
 from experiments.benchmark.agree import agree
 from experiments.benchmark.rows import make_config, make_rows
 from experiments.benchmark.timing import spread
