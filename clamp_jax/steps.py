@@ -46,6 +46,7 @@ class Inputs(NamedTuple):
     joints: Float[Array, "b 14"]  # normalised
     past: Float[Array, "b t 14"]  # normalised, 0 where the mask is False
     past_mask: Bool[Array, "b t"]
+    embedded: Float[Array, "b 2 d"] | None = None  # of the image and the action encoder, where they were run before
 
 
 class Goals(NamedTuple):
@@ -151,11 +152,25 @@ def prepare(networks: Networks, batch: Batch, reduction: Reduction) -> tuple[Inp
 
 def _prepare(networks: Networks, batch: Batch) -> tuple[Inputs, Goals]:
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(batch.keys)
-    inputs = see(networks, observations(networks, batch, keys[:, 0]), keys[:, 1])
+    embedded = kept_embeddings(batch)
+    seen_by = networks if embedded is None else networks._replace(clamp=None)  # nobody looks at the views then
+    inputs = see(seen_by, observations(networks, batch, keys[:, 0]), keys[:, 1])._replace(embedded=embedded)
     parts = [(part.labels, part.target) for part in (batch.states, batch.images) if part is not None]
     labels, target = _concatenate(parts)
     ids = losses.row_ids(labels.trajectory, labels.tokens)
     return inputs, Goals(labels.tokens, normalise(target.actions), target.mask, keys[:, 2], ids)
+
+
+def kept_embeddings(batch: Batch) -> Array | None:
+    """What frozen encoders gave of a batch's examples before, (b, 2, d); None where they are to be run.
+
+    Raises ValueError where some examples have embeddings and some do not.
+    """
+    if batch.images is None or batch.images.embedded is None:
+        return None
+    if batch.states is not None:
+        raise ValueError("recorded examples carry embeddings, simulated ones do not; give a batch of recorded ones alone, or none of them")
+    return batch.images.embedded
 
 
 def observations(networks: Networks, batch: Batch, keys: Array) -> Observation:
@@ -195,6 +210,8 @@ def embed(networks: Networks, params: Mapping[str, Any], inputs: Inputs) -> Embe
     """What image and action encoder give; zeros without sight, None where the policy reads nothing of them."""
     if not networks.variant.embeddings:
         return None, None
+    if inputs.embedded is not None:
+        return alone(inputs.embedded[:, 0]), alone(inputs.embedded[:, 1])
     if networks.clamp is None:
         return (_nothing(networks, len(inputs.joints)),) * 2
     variables, tokens = {"params": params["clamp"]}, networks.policy.config.embeddings == "tokens"

@@ -144,6 +144,7 @@ class ImageExample(NamedTuple):
     observation: Observation
     labels: Labels
     target: Target
+    embedded: jax.Array | None = None  # (2, d) what frozen image and action encoders gave of it before; None: they are run
 
 
 class Batch(NamedTuple):

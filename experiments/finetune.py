@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 from clamp_jax import act, checkpoint, parallel, processes, steps
 from clamp_jax.networks import VARIANTS, Networks
 from clamp_jax.structs import TrainState
-from experiments import public, seeing, training, work
+from experiments import embedding, public, seeing, training, work
 
 SAME = ("model", "views", "variant", "ablation")  # sections of both stages' configs that say what the networks are
 # What the policy reads may differ (to take it away in stage (ii) alone is a study of its own), and the type of the computation.
@@ -38,6 +38,7 @@ def run(
     resnet: str = "",
     stop_at: int | None = None,
     verified: bool = True,
+    embeddings: str = embedding.AUTO,
     tell: training.Tell = training.print_progress,
     see: seeing.Seeing = seeing.NOTHING,
 ) -> TrainState:
@@ -45,6 +46,7 @@ def run(
 
     resnet: public weights that a policy from scratch begins with, as the flag names them; others have those of stage (i).
     verified: False restores checkpoints, stage (i)'s too, without comparing their hashes.
+    embeddings: folder in which what the frozen encoders give of recorded data is kept, "auto" or "off" (experiments/embedding.py).
     Raises ValueError for bad input, before anything is written.
     """
     stage_one = load_stage_one(config, resnet, verified=verified)
@@ -61,7 +63,10 @@ def run(
     shapes = training.state_shapes(spec, example)
     checkpoint.check_structure(pretrained, {name: shapes.params[name] for name in pretrained}, "stage (i) run")
     seeing.check(see)
+    kept = embedding.choose(embeddings, workdir, spec.networks, batches.datasets, processes.rank()[1])
     training.enter(workdir, config, "finetune")
+    if kept is not None:
+        batches = embedding.keep(kept, spec.networks, pretrained["clamp"], batches, tell=functools.partial(print, flush=True))
 
     body = functools.partial(steps.finetune_step, spec)
     step = parallel.map_step(body, on, mapping=train.mapping, compiler_options=dict(train.compiler_options))
@@ -69,7 +74,7 @@ def run(
     seen = seeing.open_run(see, workdir, training.plain(config), spec.networks, example)
     with training.Signals() as signals, checkpoint.Checkpoints(workdir, **keep) as store, seen as shown:
         state = training.begin_or_resume(store, fresh, shapes, statistics=statistics, on=on)
-        about = {"batch": train.batch, "work": work.of(config, "finetune", peak_tflops=see.peak_tflops)}
+        about = {"batch": train.batch, "work": work.of(config, "finetune", peak_tflops=see.peak_tflops, encoders=kept is None)}
         log = training.Log(workdir, first=int(state.step), of=train.steps, tell=tell, write=shown.write, **about)
         return training.loop(
             shown.traced(step),
@@ -129,7 +134,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     try:
         processes.start(FLAGS.distributed, FLAGS.processes, FLAGS.process)
-        run(FLAGS.config, FLAGS.workdir, resnet=FLAGS.resnet, verified=FLAGS.verify == "on", see=seeing.from_flags())
+        about = {"resnet": FLAGS.resnet, "verified": FLAGS.verify == "on", "embeddings": FLAGS.embeddings}
+        run(FLAGS.config, FLAGS.workdir, **about, see=seeing.from_flags())
     except (ValueError, OSError, training.TrainingError) as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -140,6 +146,8 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
     flags.DEFINE_string("resnet", "", "FILE, for variant scratch: ImageNet's ResNet-50, torchvision's or timm's safetensors")
     flags.DEFINE_enum("verify", "on", ["on", "off"], "off: restore checkpoints without comparing their SHA-256; bad bytes go unseen")
+    help_text = "folder for what frozen encoders give of recorded data; auto: the run's, where that serves; off: run them at every step"
+    flags.DEFINE_string("embeddings", embedding.AUTO, help_text)
     seeing.define_flags()
     flags.DEFINE_string("distributed", "off", processes.FLAG_HELP)
     flags.DEFINE_integer("processes", 0, processes.COUNT_HELP)

@@ -30,8 +30,11 @@ class Work(NamedTuple):
 UNKNOWN = Work(0.0, 1, None)
 
 
-def of(config: ConfigDict, stage: str, *, peak_tflops: float = 0.0) -> Work:
-    """The work of a run of a stage on this machine's devices; `peak_tflops` of one of them, 0 for the table's."""
+def of(config: ConfigDict, stage: str, *, peak_tflops: float = 0.0, encoders: bool = True) -> Work:
+    """The work of a run of a stage on this machine's devices; `peak_tflops` of one of them, 0 for the table's.
+
+    encoders: False where the examples carry what the encoders gave, and none is run.
+    """
     ablation = Ablation(**config.ablation.to_dict())
     sizes = ablate_sizes(make_sizes(config.model.to_dict()), ablation)
     variant = VARIANTS[config.variant]
@@ -40,7 +43,7 @@ def of(config: ConfigDict, stage: str, *, peak_tflops: float = 0.0) -> Work:
         return UNKNOWN
     kind = jax.devices()[0].device_kind
     peak = peak_tflops or flops.peak_tflops(kind, config.model.dtype)
-    return Work(float(sample(sizes, stage, encoders=variant.encoders)), jax.device_count(), peak)
+    return Work(float(sample(sizes, stage, encoders=encoders and variant.encoders)), jax.device_count(), peak)
 
 
 def sample(sizes: Preset, stage: str, *, encoders: bool) -> int:

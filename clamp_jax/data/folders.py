@@ -249,6 +249,15 @@ class Reader:
             raise IndexError(f"image frame {number} of episode {episode}: {self.directory} ({self.kind}) has no such frame")
         return decode_frame(self._frames.read(int(self._frame_starts[episode]) + number))
 
+    def record_hash(self, index: int) -> str:
+        """SHA-256 over the bytes of an episode's records, its images' too: what was computed from them belongs to them alone."""
+        start = int(self._frame_starts[index]) if self.kind == "image" else 0
+        frames = range(start, start + int(self.frames[index])) if self.kind == "image" else ()
+        found = hashlib.sha256(self._episodes.read(index))
+        for number in frames:
+            found.update(hashlib.sha256(self._frames.read(number)).digest())
+        return found.hexdigest()
+
     def read_images(self, index: int) -> Episode:
         """An episode of an image data set with all its images."""
         frames = [self.frame(index, i) for i in range(self.frames[index])]

@@ -6,6 +6,7 @@ one trajectory are near-duplicates that the loss would call negatives). States a
 the same trajectories and share one permutation. To resume, the step is all one needs to know.
 """
 
+import copy
 import functools
 import threading
 from collections import OrderedDict
@@ -115,7 +116,9 @@ class ExampleMaker:
         delays: Delays = Delays(),  # noqa: B008 - immutable
         low: Sequence[Real] = WORKSPACE_LOW,
         high: Sequence[Real] = WORKSPACE_HIGH,
+        embedded: Callable[[Dataset, int], np.ndarray] | None = None,
     ):
+        self.embedded = embedded  # (data set, episode) -> (frames, 2, d): what recorded examples carry of frozen encoders
         self.tokenize, self.text_length, self.sizes, self.calibration = tokenize, text_length, sizes, calibration
         self.delays, self.low, self.high = delays, low, high
         self._tables = functools.lru_cache(maxsize=4096)(self._pad)
@@ -138,7 +141,8 @@ class ExampleMaker:
         if dataset.kind == "state":
             return self._state(dataset, (episode, numbers), tick, (*past, labels, target))
         image = dataset.image((episode, frame))
-        return ImageExample(Observation(image.rgb, image.depth_m, image.calibration, numbers.joints[tick], *past), labels, target)
+        seen = Observation(image.rgb, image.depth_m, image.calibration, numbers.joints[tick], *past)
+        return ImageExample(seen, labels, target, None if self.embedded is None else self.embedded(dataset, episode)[frame])
 
     def sentence(
         self, episode: Episode, tick: int, positions_m: np.ndarray, order_seed: Sequence[int] | None = None
@@ -310,6 +314,13 @@ class Batches:
         readers = [dataset.reader for dataset in self.datasets]
         names = [(reader.directory.resolve().name, reader.fingerprint) for reader in readers]
         return [RecordId(row.slot, *names[row.dataset], row.episode, row.frame) for row in rows]
+
+    def with_embeddings(self, embedded: Callable[[Dataset, int], np.ndarray]) -> "Batches":
+        """The same batches, whose recorded examples carry what frozen encoders gave of them: (data set, episode) -> (frames, 2, d)."""
+        other = copy.copy(self)
+        other.maker = copy.copy(self.maker)
+        other.maker.embedded = embedded
+        return other
 
     def _own(self, rows: list[Row], kind: str) -> list[Row]:
         index, count = self.process
