@@ -24,7 +24,7 @@ from clamp_jax import runtime
 if __name__ == "__main__":
     runtime.setup(mjx=False)
 
-from clamp_jax.deploy import artifact
+from clamp_jax.deploy import artifact, journal
 from clamp_jax.deploy.server import PolicyServer, Settings
 
 READY = "ready "
@@ -80,16 +80,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="away from loopback the environment must hold CLAMP_API_KEY")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one, printed when ready")
     parser.add_argument("--instruction", help="refuse an artifact that was trained for another one")
+    parser.add_argument("--max-batch", type=int, default=8, help="requests of several clients in one call of the policy")
+    parser.add_argument("--batch-wait-ms", type=float, default=0.0, help="how long a request waits for others; 0: not at all")
+    parser.add_argument("--pending", type=int, default=16, help="requests waiting or running; one more is answered busy")
+    parser.add_argument("--log-format", choices=tuple(journal.FORMATTERS), default="text", help="json: one object a line")
     return parser.parse_args(argv)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings of a command line; ValueError for numbers that are none."""
+    if args.max_batch < 1 or args.pending < 1 or not args.batch_wait_ms >= 0:
+        raise ValueError("--max-batch and --pending are at least 1, --batch-wait-ms at least 0")
+    named = {"host": args.host, "port": args.port, "api_key": os.environ.get("CLAMP_API_KEY") or None}
+    return Settings(**named, max_batch=args.max_batch, batch_wait_s=args.batch_wait_ms / 1e3, pending=args.pending)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; 1 with one line on the standard error when it cannot."""
     args = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    settings = Settings(host=args.host, port=args.port, api_key=os.environ.get("CLAMP_API_KEY") or None)
+    journal.start(args.log_format)
+    logging.getLogger("websockets").setLevel(logging.ERROR)  # it tells of every stranger that hangs up
     try:
-        serve(args.artifact, settings, instruction=args.instruction)
+        serve(args.artifact, settings_of(args), instruction=args.instruction)
     except (ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 1

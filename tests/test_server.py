@@ -1,7 +1,12 @@
 """The policy server: openpi's wire, every request checked, and nothing brings it down."""
 
+import contextlib
+import json
+import logging
 import os
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -11,7 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from clamp_jax.deploy import protocol, request
+from clamp_jax.deploy import journal, protocol, request
 from clamp_jax.deploy.server import PolicyServer, Settings, is_loopback, serving
 
 WAIT_S = 20  # for anything that should come at once
@@ -68,7 +73,8 @@ def test_metadata_request_reply(url):
             reply = wire.reply()
             np.testing.assert_array_equal(reply["actions"], np.tile(deployed.HOME.astype(np.float32), (50, 1)))
             assert (reply["request_id"], reply["client_time"]) == (number, 1.5)
-            assert set(reply["server_timing"]) == ({"infer_ms", "prev_total_ms"} if number else {"infer_ms"})
+            first = {"infer_ms", "queue_ms", "batch"}
+            assert set(reply["server_timing"]) == (first | {"prev_total_ms"} if number else first)
 
 
 def test_inputs_are_the_requests_in_the_artifacts_order():
@@ -81,7 +87,7 @@ def test_inputs_are_the_requests_in_the_artifacts_order():
         sent["images"] = dict(reversed(sent["images"].items()))
         wire.send(sent)
         assert isinstance(wire.reply(), dict)
-    warm, seen = policy.seen
+    warm, seen = policy.seen[0], policy.seen[-1]
     assert {n: (a.shape, a.dtype) for n, a in seen.items()} == {n: (a.shape, a.dtype) for n, a in warm.items()}
     assert [int(image.max()) for image in seen["rgb"][0]] == [0, 1, 2, 3] and seen["seed"] == [7]
     np.testing.assert_array_equal(seen["parent_from_camera"][0, 2], matrices["wrist_left"])
@@ -174,7 +180,7 @@ def test_no_reply_that_is_not_finite_and_no_traceback(failure, caplog):
         text = wire.reply()
         assert "internal error" in text and "secret" not in text and "Traceback" not in text
         assert wire.close_code() == 1011
-        assert text.split(":")[0] in caplog.text  # the log has it under the same id
+        assert text.split(":")[0] in {getattr(record, "id", "") for record in caplog.records}  # the log has it under the same id
 
 
 def test_health_answers_while_inference_runs_and_the_queue_is_bounded():
@@ -190,9 +196,178 @@ def test_health_answers_while_inference_runs_and_the_queue_is_bounded():
         assert started.wait(WAIT_S)
         assert health(url) == (200, b"OK\n") and health(url, "/readyz")[0] == 200
         second.send(deployed.message())
-        assert "busy: 1 requests are waiting" in second.reply()
+        assert second.reply().partition(": ")[2] == "busy: request -: 1 requests are waiting; try again"
+        second.send(deployed.message(request_id=8))
+        assert "busy: request 8: 1 requests" in second.reply()  # the connection stays
         go_on.set()
         assert "actions" in first.reply()
+        second.send(deployed.message(request_id=9))
+        assert second.reply()["request_id"] == 9
+
+
+class Gate:
+    """Holds the policy at requests with seed 1 until it is opened."""
+
+    def __init__(self):
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, inputs):
+        if 1 in inputs["seed"]:
+            self.entered.set()
+            assert self.opened.wait(WAIT_S)
+
+
+def queued(stack, url, messages):
+    """A wire for each message, sent while the policy is held by another, when all of them wait."""
+    wires = [stack.enter_context(Wire(url)) for _ in messages]
+    for wire, message in zip(wires, messages, strict=True):
+        wire.send(message)
+    until = time.monotonic() + WAIT_S
+    while f"clamp_pending_requests {len(messages) + 1:.1f}" not in health(url, "/metrics")[1].decode():
+        assert time.monotonic() < until
+    time.sleep(0.2)  # they are counted before they are decoded
+    return wires
+
+
+def test_requests_that_wait_together_are_answered_by_one_call_each_with_its_own_actions():
+    gate = Gate()
+    policy = deployed.StubPolicy(gate)
+    states = [deployed.HOME.astype(np.float32) + 0.01 * n for n in range(5)]
+    with serve(policy) as url, contextlib.ExitStack() as stack:
+        first = stack.enter_context(Wire(url))
+        first.send(deployed.message(seed=1))
+        assert gate.entered.wait(WAIT_S)
+        wires = queued(stack, url, [deployed.message(state=state) for state in states])
+        gate.opened.set()
+        replies = [wire.reply() for wire in wires]
+        for state, reply in zip(states, replies, strict=True):
+            np.testing.assert_array_equal(reply["actions"], np.tile(state, (50, 1)))
+            assert reply["server_timing"]["batch"] == 5
+        assert policy.seen[-1]["rgb"].shape[0] == 8  # five, filled up to a size that was compiled
+        assert first.reply()["server_timing"]["batch"] == 1
+        counted = health(url, "/metrics")[1].decode()
+        assert 'clamp_requests_total{outcome="answered"} 6.0' in counted and "clamp_batch_size_count 6.0" in counted
+
+
+def test_a_request_that_makes_the_policy_fail_does_not_fail_those_beside_it():
+    gate = Gate()
+
+    def before(inputs):
+        gate(inputs)
+        if 9 in inputs["seed"]:
+            raise ValueError("nine")
+
+    with serve(deployed.StubPolicy(before)) as url, contextlib.ExitStack() as stack:
+        stack.enter_context(Wire(url)).send(deployed.message(seed=1))
+        assert gate.entered.wait(WAIT_S)
+        wires = queued(stack, url, [deployed.message(seed=n) for n in (2, 9, 3)])
+        gate.opened.set()
+        replies = [wire.reply() for wire in wires]
+        assert "actions" in replies[0] and "actions" in replies[2]
+        assert "internal error" in replies[1] and "nine" not in replies[1]
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_not_run_and_the_connection_stays():
+    gate = Gate()
+    policy = deployed.StubPolicy(gate)
+    with serve(policy) as url, contextlib.ExitStack() as stack:
+        stack.enter_context(Wire(url)).send(deployed.message(seed=1))
+        assert gate.entered.wait(WAIT_S)
+        (wire,) = queued(stack, url, [deployed.message(request_id=5, deadline_ms=1, seed=77)])
+        gate.opened.set()
+        assert wire.reply().partition(": ")[2].startswith("late: request 5: its deadline passed after")
+        wire.send(deployed.message(request_id=6, deadline_ms=1e6))
+        assert wire.reply()["request_id"] == 6
+    assert all(77 not in seen["seed"] for seen in policy.seen)
+
+
+def test_it_lives_before_it_is_ready_and_no_client_gets_in():
+    held = threading.Event()
+
+    def before(inputs):
+        assert held.wait(WAIT_S)
+
+    found = {}
+
+    def ready_only_when_warm():
+        with serving(deployed.StubPolicy(before), deployed.warm(), Settings(port=port)) as url:
+            found["ready"] = health(url, "/readyz")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    thread = threading.Thread(target=ready_only_when_warm)
+    thread.start()
+    url, until = f"ws://127.0.0.1:{port}", time.monotonic() + WAIT_S
+    while True:
+        try:
+            assert health(url) == (200, b"OK\n")
+            break
+        except urllib.error.URLError:
+            assert time.monotonic() < until
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        health(url, "/readyz")
+    assert refused.value.code == 503
+    with pytest.raises(InvalidStatus) as shut, Wire(url):
+        pass
+    assert shut.value.response.status_code == 503
+    held.set()
+    thread.join(WAIT_S)
+    assert found["ready"] == (200, b"OK\n")
+
+
+def test_actions_are_held_to_the_joints_limits_and_counted():
+    policy = deployed.StubPolicy()
+    far = np.full(14, 9.0, np.float32)
+    with serve(policy) as url, Wire(url) as wire:
+        wire.send(deployed.message(state=far))
+        low, high = request.action_limits(policy.spec)
+        np.testing.assert_array_equal(wire.reply()["actions"], np.tile(high, (50, 1)))
+        assert "clamp_actions_clipped_total 1.0" in health(url, "/metrics")[1].decode()
+    assert np.all(low < deployed.HOME) and np.all(deployed.HOME < high) and high[6] > 1 > 0 > low[6]
+
+
+def test_what_is_served_is_told_and_metrics_need_the_key():
+    with serve(api_key="right") as url, pytest.raises(urllib.error.HTTPError) as refused:
+        health(url, "/metrics")
+    assert refused.value.code == 401
+    with serve() as url:
+        text = health(url, "/metrics")[1].decode()
+    assert f'policy="{request.policy_id(deployed.specification())}"' in text and "clamp_ready 1.0" in text
+
+
+def test_frozen_actions_are_refused_where_the_artifact_has_none_or_they_are_none():
+    spec = deployed.specification()
+    rows = np.ones((3, 14), np.float32)
+    if "frozen_actions" not in spec["inputs"]:
+        with pytest.raises(ValueError, match="export it anew"):
+            request.check_request(deployed.message(frozen_actions=rows), spec)
+        spec["inputs"] |= {
+            "frozen_actions": {"shape": ["b", 50, 14], "dtype": "float32", "unit": "rad", "rule": "finite", "axes": ""},
+            "frozen_steps": {"shape": ["b"], "dtype": "int32", "unit": "-", "rule": "frozen", "axes": ""},
+        }
+    inputs = request.check_request(deployed.message(frozen_actions=rows), spec).inputs
+    assert inputs["frozen_steps"] == [3] and inputs["frozen_actions"][0].sum() == 42
+    assert request.check_request(deployed.message(), spec).inputs["frozen_steps"] == [0]
+    for wrong in (np.ones((50, 14), np.float32), np.ones((2, 13), np.float32), rows * np.nan, rows.astype(np.int32), [[1.0]]):
+        with pytest.raises(ValueError, match="frozen_actions"):
+            request.check_request(deployed.message(frozen_actions=wrong), spec)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "1", np.inf, np.nan, 1e12, None])
+def test_deadlines_that_are_none(value):
+    changed = deployed.message() | {"deadline_ms": value}
+    with pytest.raises(ValueError, match="deadline_ms"):
+        request.check_request(changed, deployed.specification())
+
+
+def test_logs_are_one_object_a_line_with_what_the_event_is_about():
+    record = logging.getLogger("x").makeRecord("x", logging.WARNING, "f", 1, "refused %d", (3,), None, extra={"id": "ab", "text": "a\nb"})
+    line = journal.JsonFormatter().format(record)
+    found = json.loads(line)
+    assert "\n" not in line
+    assert (found["event"], found["level"], found["id"], found["text"]) == ("refused 3", "WARNING", "ab", "a\nb")
+    assert "refused 3  id=ab" in journal.TextFormatter().format(record)
 
 
 def test_too_large_messages_and_too_many_connections():
@@ -228,7 +403,7 @@ def test_other_addresses_need_a_key():
 def test_warm_before_ready_and_a_start_that_fails_is_told():
     policy = deployed.StubPolicy()
     with serve(policy) as url:
-        assert len(policy.seen) == 1 and policy.seen[0]["rgb"].shape == (1, 4, 6, 8, 3)
+        assert [seen["rgb"].shape for seen in policy.seen] == [(size, 4, 6, 8, 3) for size in (1, 2, 4, 8)]
         port = int(url.rsplit(":", 1)[1])
         with pytest.raises(OSError), serving(deployed.StubPolicy(), deployed.warm(), Settings(port=port)):
             pass

@@ -26,6 +26,7 @@ class Limits(NamedTuple):
     items: int = 4096  # scalars, strings, arrays and maps together
     depth: int = 8  # maps and lists inside one another
     dims: int = 6  # dimensions of an array
+    arrays: int = 256  # arrays and numpy scalars
 
 
 class ProtocolError(ValueError):
@@ -41,7 +42,7 @@ def unpack(data: bytes, limits: Limits = Limits()) -> Any:  # noqa: B008 - an im
     """Decode one message; arrays are read-only views of `data`. ProtocolError names what was found and what is allowed."""
     scan(data, limits)
     try:
-        return msgpack.unpackb(data, object_hook=lambda found: _decode(found, limits), raw=False, strict_map_key=True)
+        return msgpack.unpackb(data, object_hook=_Decoder(limits), raw=False, strict_map_key=True)
     except ProtocolError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -65,15 +66,22 @@ def _little_endian(dtype: np.dtype) -> np.dtype:
     return little
 
 
-def _decode(found: dict, limits: Limits) -> Any:
-    if b"__ndarray__" in found:
-        return _decode_array(found, limits)
-    if b"__npgeneric__" in found:
-        return _decode_scalar(found)
-    for key in found:
-        if not isinstance(key, str):
-            raise ProtocolError(f"map key {key!r} is not a string"[:120])
-    return found
+class _Decoder:
+    """What msgpack calls for each map of one message."""
+
+    def __init__(self, limits: Limits):
+        self._limits, self._arrays = limits, 0
+
+    def __call__(self, found: dict) -> Any:
+        if b"__ndarray__" in found or b"__npgeneric__" in found:
+            self._arrays += 1
+            if self._arrays > self._limits.arrays:
+                raise ProtocolError(f"message has more than {self._limits.arrays} arrays")
+            return _decode_array(found, self._limits) if b"__ndarray__" in found else _decode_scalar(found)
+        for key in found:
+            if not isinstance(key, str):
+                raise ProtocolError(f"map key {key!r} is not a string"[:120])
+        return found
 
 
 def _decode_array(found: dict, limits: Limits) -> np.ndarray:

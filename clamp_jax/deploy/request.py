@@ -4,20 +4,23 @@
     state          (14,)                              past_actions (50, 14), past_mask (50,)
     calibration_id the metadata's, or calibration = {"intrinsics": {camera: (4,)}, "parent_from_camera": {camera: (4, 4)},
                                                      "world_from_base": (2, 4, 4)}
-    optional: prompt, seed, request_id, client_time, protocol_version
+    optional: prompt, seed, request_id, client_time, protocol_version, deadline_ms, frozen_actions (n, 14) with n < 50
 """
 
 import hashlib
 import json
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from clamp_jax.deploy.loader import check_input, check_instruction
 from clamp_jax.deploy.protocol import PROTOCOL_VERSION
+from clamp_jax.structs import ACTION_DIM, CHUNK
 
 REQUIRED = ("images", "depth_m", "state", "past_actions", "past_mask")
 OPTIONAL = ("calibration", "calibration_id", "prompt", "seed", "request_id", "client_time", "protocol_version")
+OPTIONAL += ("deadline_ms", "frozen_actions")
 CALIBRATION = ("intrinsics", "parent_from_camera", "world_from_base")
 _VECTORS = {"state": "joints", "past_actions": "past_actions", "past_mask": "past_mask"}
 
@@ -27,6 +30,7 @@ class Request(NamedTuple):
 
     inputs: dict  # of the artifact, batch 1
     echo: dict  # request_id and client_time, sent back as they came
+    budget_s: float = math.inf  # from its receipt; what is still queued then is not run
 
 
 def calibration_id(spec: dict) -> str:
@@ -42,7 +46,8 @@ def metadata(spec: dict) -> dict:
     told = {name: value for name, value in spec.items() if name not in ("weights", "statistics", "training")}
     told["calibration"] = {name: np.asarray(value, np.float32) for name, value in spec["calibration"].items()}
     sensor = dict(spec["training"].get("sensor", {}))
-    return told | {"sensor": sensor, "protocol_version": PROTOCOL_VERSION, "calibration_id": calibration_id(spec)}
+    names = {"calibration_id": calibration_id(spec), "policy_id": policy_id(spec)}
+    return told | {"sensor": sensor, "protocol_version": PROTOCOL_VERSION, "optional": list(OPTIONAL)} | names
 
 
 def check_request(message: object, spec: dict) -> Request:
@@ -52,10 +57,12 @@ def check_request(message: object, spec: dict) -> Request:
     values = {"rgb": _stack(message, "images", spec), "depth_m": _stack(message, "depth_m", spec)}
     values |= {ours: _small(message[theirs], theirs) for theirs, ours in _VECTORS.items()}
     values |= _calibration(message, spec) | {"seed": np.asarray(message.get("seed", 0), np.uint32)}
+    values |= _frozen(message, spec)
     inputs = {name: np.asarray(value)[None] for name, value in values.items()}
     for name, array in inputs.items():
         check_input(name, array, spec)
-    return Request(inputs, {name: message[name] for name in ("request_id", "client_time") if name in message})
+    echo = {name: message[name] for name in ("request_id", "client_time") if name in message}
+    return Request(inputs, echo, message.get("deadline_ms", math.inf) / 1e3)
 
 
 def check_names(message: object, spec: dict) -> None:
@@ -95,9 +102,51 @@ def check_options(message: dict, spec: dict) -> None:
         value = message.get(name, 0)
         if not isinstance(value, int | float | str) or (isinstance(value, str) and len(value) > 64):
             raise ValueError(f"{name} is {type(value).__name__}; expected a number or a string of at most 64 characters")
+    _check_deadline(message.get("deadline_ms", 1))
     known = calibration_id(spec)
     if "calibration" not in message and message.get("calibration_id") != known:
         raise ValueError(f"calibration_id is {str(message.get('calibration_id'))[:40]!r}, the artifact's is {known!r}; send `calibration`")
+
+
+def _check_deadline(value: object) -> None:
+    """ValueError unless it is a positive number of milliseconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise ValueError(f"deadline_ms is {str(value)[:40]}; expected the milliseconds that the reply may take, over 0")
+
+
+def _frozen(message: dict, spec: dict) -> dict:
+    """The inputs that fix the beginning of the chunk; {} for an artifact that has none."""
+    sent = _small(message.get("frozen_actions", np.zeros((0, ACTION_DIM), np.float32)), "frozen_actions")
+    if "frozen_actions" not in spec["inputs"]:
+        if len(sent):
+            raise ValueError("this artifact takes no 'frozen_actions'; export it anew, or leave them out")
+        return {}
+    if sent.ndim != 2 or sent.shape[1] != ACTION_DIM or len(sent) >= CHUNK or sent.dtype != np.float32 or not np.isfinite(sent).all():
+        expected = f"float32 (n, {ACTION_DIM}) with n < {CHUNK}, all finite: the chunk's first rows"
+        raise ValueError(f"'frozen_actions' is {sent.dtype} {sent.shape}; expected {expected}")
+    filled = np.zeros((CHUNK, ACTION_DIM), np.float32)
+    filled[: len(sent)] = sent
+    return {"frozen_actions": filled, "frozen_steps": np.int32(len(sent))}
+
+
+def action_limits(spec: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action (14,) that an artifact's joints and fingers allow, float32: rad, gripper 0 closed to 1 open."""
+    limits = spec["limits"]
+    closed, opened = limits["gripper_closed_open_m"]
+    finger = (np.array(limits["finger_limits_m"]) - closed) / (opened - closed)
+    both = np.tile(np.concatenate([np.array(limits["joint_limits_rad"]), finger[None]]), (2, 1))
+    return both[:, 0].astype(np.float32), both[:, 1].astype(np.float32)
+
+
+def build_info(spec: dict) -> dict[str, str]:
+    """What is served, in words for a label: date, instruction, versions, and the hash that tells two artifacts apart."""
+    versions = {f"{name}_version": str(value) for name, value in spec["versions"].items()}
+    return {"date": spec["date"], "instruction": spec["instruction"], "policy": policy_id(spec)} | versions
+
+
+def policy_id(spec: dict) -> str:
+    """Short hash of a whole specification: another policy, or the same with other statistics, has another."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _stack(message: dict, group: str, spec: dict) -> np.ndarray:
