@@ -1,5 +1,8 @@
 """The policy as one pure function: observation -> views -> embeddings -> DDIM -> actions in rad and gripper units."""
 
+import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +15,26 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from clamp_jax import checkpoint, diffusion, parallel
-from clamp_jax.data.transforms import denormalise
+from clamp_jax.data.transforms import denormalise, normalise
 from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.models import folding
 from clamp_jax.networks import Networks, make_networks
 from clamp_jax.steps import ablate, embed, see
-from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Capacity, Observation
+from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Capacity, Frozen, Observation
 
 DDIM_STEPS = 10  # usual at inference are 10 to 16 (ours)
-Act = Callable[[Any, Observation, ArrayLike], Array]
+@dataclasses.dataclass(frozen=True)  # not a tuple: jax.jit keeps a weak reference to what it compiles
+class Act:
+    """A policy for one moment: act(params, observation, noise (50, 14), frozen=None) -> actions (50, 14), rad and gripper 0..1.
+
+    In two parts, of which the first is the same whatever is drawn and frozen. Batch either by jax.vmap.
+    """
+
+    look: Callable[[Any, Observation], Any]  # (params, observation) -> memory: what was seen, as the denoiser reads it
+    decide: Callable[[Any, Any, ArrayLike, Frozen | None], Array]  # (params, memory, noise, frozen) -> actions
+
+    def __call__(self, params: Any, observation: Observation, noise: ArrayLike, frozen: Frozen | None = None) -> Array:
+        return self.decide(params, self.look(params, observation), noise, frozen)
 
 
 class RunPolicy(NamedTuple):
@@ -33,31 +47,40 @@ class RunPolicy(NamedTuple):
 
 
 def make_policy(networks: Networks, *, steps: int = DDIM_STEPS) -> Act:
-    """act(params, observation of one moment, noise (50, 14)) -> actions (50, 14), absolute rad and gripper 0..1.
+    """The policy of these networks, sampled by DDIM.
 
-    Pure: all randomness is in `noise`, standard normal. Batch it by jax.vmap(act, (None, 0, 0)); it exports with params as an
-    argument. Raises ValueError, when traced, for an observation of another shape than the networks were made for.
+    With `frozen` the first rows are those given, and the rest goes on from them (diffusion.ddim's `known`).
+    Pure: all randomness is in `noise`, standard normal; it exports with params as an argument. Raises ValueError, when traced,
+    for an observation or noise of another shape than the networks were made for.
     """
 
-    def act(params: Any, observation: Observation, noise: ArrayLike) -> Float[Array, "t a"]:
-        check_shapes(networks, observation, noise)
+    def look(params: Any, observation: Observation) -> Any:
+        check_shapes(networks, observation)
         one = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
         # the subsample of the cloud is the same each time: what a policy does must not depend on hidden randomness
         inputs = see(networks, one, jax.random.key(0)[None])
-        variables = {"params": params["policy"]}
         embeddings = ablate(networks, embed(networks, params, inputs), parallel.GLOBAL)
-        memory = networks.policy.apply(variables, inputs.rgb, inputs.joints, *embeddings, method="encode")
+        return networks.policy.apply({"params": params["policy"]}, inputs.rgb, inputs.joints, *embeddings, method="encode")
+
+    def decide(params: Any, memory: Any, noise: ArrayLike, frozen: Frozen | None = None) -> Float[Array, "t a"]:
+        if np.shape(noise) != (CHUNK, ACTION_DIM):
+            raise ValueError(f"noise has shape {np.shape(noise)}, the policy takes ({CHUNK}, {ACTION_DIM}): one row a future command")
 
         def denoise(noisy: Array, timestep: Array) -> Array:
-            return networks.policy.apply(variables, memory, noisy, timestep, method="denoise")
+            return networks.policy.apply({"params": params["policy"]}, memory, noisy, timestep, method="denoise")
 
-        prediction = networks.policy.config.prediction
-        return denormalise(diffusion.ddim(denoise, networks.schedule, jnp.asarray(noise)[None], steps, prediction=prediction)[0])
+        sample = functools.partial(diffusion.ddim, denoise, networks.schedule, jnp.asarray(noise)[None], steps)
+        how = {"prediction": networks.policy.config.prediction}
+        if frozen is None:
+            return denormalise(sample(**how)[0])
+        given = jnp.arange(CHUNK) < frozen.steps
+        painted = denormalise(sample(known=diffusion.Known(normalise(jnp.asarray(frozen.actions))[None], given[None]), **how)[0])
+        return jnp.where(given[:, None], frozen.actions, painted)  # to the last bit
 
-    return act
+    return Act(look, decide)
 
 
-def check_shapes(networks: Networks, observation: Observation, noise: ArrayLike) -> None:
+def check_shapes(networks: Networks, observation: Observation) -> None:
     """Raise ValueError that names the field, its shape or type and what the networks expect; works on traced values."""
     image = (len(CAMERAS), networks.sensor.height, networks.sensor.width)
     expected = {
@@ -74,8 +97,6 @@ def check_shapes(networks: Networks, observation: Observation, noise: ArrayLike)
                 f"{name} is {jnp.result_type(found)}{list(np.shape(found))}, the policy takes {np.dtype(dtype).name}{list(shape)}; "
                 "give one observation (vmap for several) at the size the policy was trained with"
             )
-    if np.shape(noise) != (CHUNK, ACTION_DIM):
-        raise ValueError(f"noise has shape {np.shape(noise)}, the policy takes ({CHUNK}, {ACTION_DIM}): one row a future command")
 
 
 def load_run(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:
@@ -89,6 +110,15 @@ def load_run(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEP
     sections = {name: config[name] for name in ("model", "views", "sensor", "variant", "ablation") if name in config}
     networks = make_networks(**sections, capacity=Capacity(**config["data"]["capacity"]))
     return RunPolicy(make_policy(networks, steps=steps), loaded.params, networks, loaded)
+
+
+def weights_hash(params: Any) -> str:
+    """SHA-256 over names, types and bytes of a parameter tree, hexadecimal."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def load_policy(run: str | Path, *, step: int | None = None, steps: int = DDIM_STEPS) -> RunPolicy:

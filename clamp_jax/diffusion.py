@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 PREDICTIONS = ("noise", "sample")  # what a denoiser gives: the noise (the paper's), or the clean actions (ours, for small networks)
+GUIDANCE = 5.0  # largest weight of what leads a chunk to its given rows (arXiv 2506.07339)
 CLIP_X0 = 1.2  # predicted clean actions are held to +-1.2: the working range with a margin (ours)
 
 
@@ -18,6 +19,13 @@ class Schedule(NamedTuple):
 
     beta: jax.Array  # (steps,)
     alpha_bar: jax.Array  # (steps,) product of 1 - beta up to and with each step
+
+
+class Known(NamedTuple):
+    """Rows of a chunk that are given."""
+
+    actions: jax.Array  # (*lead, t, a) clean and normalised; rows that are not given do not matter, but are finite
+    mask: jax.Array  # (*lead, t) bool, True where given
 
 
 class Noised(NamedTuple):
@@ -145,12 +153,14 @@ def ddim(
     key: jax.Array | None = None,
     clip: float | None = CLIP_X0,
     prediction: str = "noise",
+    known: Known | None = None,
 ) -> Float[Array, "*lead t a"]:
     """Sample actions from noise by `steps` DDIM steps of denoise(noisy, timestep of shape *lead).
 
     eta = 1 with all steps has DDPM's mean and variance and needs `key`. `clip` holds the predicted clean actions to
     +-clip, and the noise to what then explains the sample (ours: at the last timestep an error of 0.01 in the noise is
     one of 10 in the actions); None for the plain sampler. `prediction`: what `denoise` gives, as in `diffusion_loss`.
+    `known`: rows of the clean actions that are given, and come out as given; the denoiser paints the others in (`_painted`).
     """
     check_prediction(prediction)
     if eta and key is None:
@@ -158,17 +168,40 @@ def ddim(
     visited = sampling_steps(len(schedule.beta), steps)
     after = jnp.concatenate([schedule.alpha_bar[visited[1:]], jnp.ones(1)])
     keys = jax.random.split(jax.random.key(0) if key is None else key, steps)
+    noise = jnp.asarray(noise, jnp.float32)
+    start = schedule.alpha_bar[visited[0]]
+    given = known and Known(jnp.asarray(known.actions, jnp.float32), jnp.asarray(known.mask)[..., None])
+    first = noise if given is None else jnp.where(given.mask, jnp.sqrt(start) * given.actions + jnp.sqrt(1 - start) * noise, noise)
 
     def step(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
         timestep, alpha_bar, alpha_bar_next, step_key = inputs
-        predicted = denoise(x, jnp.broadcast_to(timestep, x.shape[:-2]))
-        x0, eps = _clean(x, predicted, alpha_bar, clip, prediction)
+        predict = lambda x: denoise(x, jnp.broadcast_to(timestep, x.shape[:-2]))  # noqa: E731
+        if given is None:
+            x0, eps = _clean(x, predict(x), alpha_bar, clip, prediction)
+        else:
+            x0, eps = _painted(predict, x, given, alpha_bar, clip, prediction)
         by_x0, by_eps, by_fresh = ddim_coefficients(alpha_bar, alpha_bar_next, eta)
         x = by_x0 * x0 + by_eps * eps
         return (x + by_fresh * jax.random.normal(step_key, x.shape) if eta else x), None
 
     inputs = (jnp.asarray(visited), schedule.alpha_bar[visited], after, keys)
-    return jax.lax.scan(step, jnp.asarray(noise, jnp.float32), inputs)[0]
+    return jax.lax.scan(step, first, inputs)[0]
+
+
+def _painted(
+    predict: Callable, x: jax.Array, given: Known, alpha_bar: jax.Array, clip: float | None, prediction: str
+) -> tuple[jax.Array, jax.Array]:
+    """Clean actions and noise that agree with the given rows.
+
+    The prediction is led by its error at the given rows, pulled back through the denoiser (arXiv 2305.04391, eq. 8 with r^2 =
+    1 - abar; real-time chunking, arXiv 2506.07339, does the same for flows and holds the weight to GUIDANCE). Then the given rows
+    are put in their place, so that the next step sees them noised as much as the rest.
+    """
+    x0, pull_back = jax.vjp(lambda x: _clean(x, predict(x), alpha_bar, None, prediction)[0], x)
+    (led,) = pull_back(jnp.where(given.mask, given.actions - x0, 0.0))
+    x0 = x0 + jnp.minimum(1 / jnp.sqrt(alpha_bar), GUIDANCE) * led
+    x0 = jnp.where(given.mask, given.actions, x0 if clip is None else jnp.clip(x0, -clip, clip))
+    return x0, (x - jnp.sqrt(alpha_bar) * x0) / jnp.sqrt(1 - alpha_bar)
 
 
 def _clean(x: jax.Array, predicted: jax.Array, alpha_bar: jax.Array, clip: float | None, prediction: str) -> tuple[jax.Array, jax.Array]:

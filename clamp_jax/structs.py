@@ -112,6 +112,13 @@ class Observation(NamedTuple):
     past_mask: jax.Array  # (t,) bool, False before the start of the episode
 
 
+class Frozen(NamedTuple):
+    """The beginning of a chunk that is decided already: what the robot executes while this chunk is computed."""
+
+    actions: jax.Array  # (t=CHUNK, 14) rad, gripper 0..1; rows from `steps` on do not matter, but are finite
+    steps: jax.Array  # () int32, 0 to CHUNK - 1
+
+
 class Labels(NamedTuple):
     """What the text encoder and the losses need of an example."""
 

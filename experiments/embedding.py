@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clamp_jax import steps
+from clamp_jax import act, steps
 from clamp_jax.data.embeddings import Store
 from clamp_jax.data.pipeline import Batches, Dataset, ExampleMaker, stack
 from clamp_jax.networks import Networks
@@ -58,11 +58,8 @@ def choose(flag: str, workdir: Path, networks: Networks, datasets: Sequence[Data
 
 def weights_hash(networks: Networks, params: Mapping[str, Any]) -> str:
     """Hash of all that an embedding depends on beside the record: the encoders' weights and form, and the views."""
-    found = hashlib.sha256(repr((networks.clamp.config, networks.views, "1")).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+    about = (networks.clamp.config, networks.views, act.weights_hash(params))
+    return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
 def keep(folder: Path, networks: Networks, clamp: Any, batches: Batches, *, tell: Callable[[str], None]) -> Batches:

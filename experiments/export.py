@@ -33,18 +33,28 @@ SECTIONS = ("model", "views", "sensor", "variant", "ablation")  # of a run's con
 
 
 def export(
-    checkpoint: Path, out: Path, *, instruction: str | None = None, step: int | None = None, ddim_steps: int = act.DDIM_STEPS
+    checkpoint: Path,
+    out: Path,
+    *,
+    instruction: str | None = None,
+    step: int | None = None,
+    ddim_steps: int = act.DDIM_STEPS,
+    evaluations: Sequence[Path] = (),
 ) -> dict:
     """Export the averaged weights of a run: {"artifact", "difference", "bytes", "seconds", "instruction"}.
 
-    `instruction` defaults to the one of the demonstrations that the run was trained on. ValueError (FileExistsError for `out`)
-    when the run, its data or the export is not as it should be; then nothing stands at `out`.
+    `instruction` defaults to the one of the demonstrations that the run was trained on; `evaluations` are JSON reports of
+    experiments.evaluate for the model card. What is exported is compared with training's own networks.
+    ValueError (FileExistsError for `out`) when the run, its data or the export is not as it should be; then nothing stands at `out`.
     """
     started = time.monotonic()
-    policy = act.load_policy(checkpoint, step=step, steps=ddim_steps)
-    about = describe(policy, instruction or only_instruction(policy.loaded.config), ddim_steps)
+    reports = tuple(map(read_evaluation, evaluations))
+    run = act.load_run(checkpoint, step=step, steps=ddim_steps)
+    policy = act.fold(run, steps=ddim_steps)
+    about = describe(policy, instruction or only_instruction(policy.loaded.config), ddim_steps)._replace(evaluations=reports)
+    about.training["checkpoint"] = f"step {run.loaded.step} of {Path(checkpoint).name}, sha256 {act.weights_hash(run.params)[:16]}"
     differences: list[float] = []
-    check = lambda folder: differences.append(compare(policy, folder))  # noqa: E731
+    check = lambda folder: differences.append(compare(run, folder))  # noqa: E731
     written = artifact.write_artifact(out, policy.act, policy.params, about, check=check)
     return {
         "artifact": str(written),
@@ -60,7 +70,35 @@ def describe(policy: act.RunPolicy, instruction: str, ddim_steps: int) -> artifa
     sensor, loaded = policy.networks.sensor, policy.loaded
     calibration = jax.tree.map(np.asarray, aloha_calibration(sensor.height, sensor.width))
     training = {name: loaded.config[name] for name in SECTIONS if name in loaded.config} | {"step": loaded.step, "ddim_steps": ddim_steps}
+    training |= {"data": data_sets(loaded.config), "pretrained_from": Path(loaded.config.get("init_from", "")).name}
     return artifact.Description(instruction, sensor.height, sensor.width, calibration, loaded.statistics, training)
+
+
+def data_sets(config: dict) -> list[dict]:
+    """Name, task, kind, number of episodes and fingerprint of the data sets of a run that are at hand."""
+    found = []
+    for path in config["data"]["paths"]:
+        try:
+            reader = Reader(path)
+        except ValueError:
+            continue
+        about = {"name": Path(path).name, "task": reader.task, "kind": reader.kind, "episodes": len(reader)}
+        found.append(about | {"fingerprint": reader.fingerprint})
+    return found
+
+
+def read_evaluation(path: Path) -> dict:
+    """A report of experiments.evaluate; ValueError when the file is none."""
+    try:
+        report = json.loads(Path(path).read_text())
+        rows = report["success"].values()
+        numbers = [row[name] for row in rows for name in ("successes", "trials", "low", "high")]
+        named = [report[name] for name in ("task", "backend", "seed", "limit_s")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no report of experiments.evaluate --json ({type(error).__name__}: {error})") from error
+    if not numbers or any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers) or None in named:
+        raise ValueError(f"{path} has no successes, trials and interval of a policy; make it by experiments.evaluate --json")
+    return report
 
 
 def only_instruction(config: dict) -> str:
@@ -87,7 +125,7 @@ def compare(policy: act.RunPolicy, folder: Path) -> float:
 
 
 def in_memory(policy: act.RunPolicy, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Actions (50, 14) of the run's own policy, one example, without the exporter's code."""
+    """Actions (50, 14) of a policy in memory, one example, without the exporter's code."""
     one = {name: value[0] for name, value in inputs.items()}
     calibration = aloha_calibration(policy.networks.sensor.height, policy.networks.sensor.width)
     known = {name: one[name] for name in Calibration._fields if name in one}
@@ -111,6 +149,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--instruction", help="default: the one of the run's demonstrations")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--ddim-steps", type=int, default=act.DDIM_STEPS, help="denoising steps at inference")
+    parser.add_argument("--evaluation", type=Path, nargs="*", default=[], help="reports of experiments.evaluate, for the model card")
     args = parser.parse_args(argv)
     if args.verify is None and (args.checkpoint is None or args.out is None):
         parser.error("give --checkpoint DIR and --out DIR, or --verify DIR")
@@ -124,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verify is not None:
             result = verify(args.verify)
         else:
-            result = export(args.checkpoint, args.out, instruction=args.instruction, step=args.step, ddim_steps=args.ddim_steps)
+            how = {"instruction": args.instruction, "step": args.step, "ddim_steps": args.ddim_steps, "evaluations": args.evaluation}
+            result = export(args.checkpoint, args.out, **how)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

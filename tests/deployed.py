@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clamp_jax.act import Act
 from clamp_jax.deploy import artifact, request
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS, Calibration
@@ -15,15 +16,26 @@ INSTRUCTION = "close the drawer"
 HOME = np.tile(aloha.HOME_COMMAND, 2)
 
 
-def act(params, observation, noise):
+def look(params, observation):
     """Reads every part of an observation: a change of any changes the actions."""
     calibration = observation.calibration
     parts = [jnp.mean(observation.rgb.astype(jnp.float32)) / 255, jnp.mean(observation.depth_m), jnp.sum(calibration.intrinsics) / 1e3]
     mounted = calibration.parent_from_camera * calibration.mount[:, None, None]
     parts += [jnp.sum(mounted) / 10, jnp.sum(calibration.world_from_base) / 10, jnp.sum(observation.past_actions * 0.01)]
     parts += [jnp.sum(jnp.where(observation.past_mask, 0.01, 0.0))]
-    seen = jnp.tanh(jnp.stack(parts) @ params["see"]["kernel"])
-    return observation.joints[None] + 0.1 * jnp.tanh(noise @ params["move"]) + 0.1 * seen[None]
+    return observation.joints + 0.1 * jnp.tanh(jnp.stack(parts) @ params["see"]["kernel"])
+
+
+def decide(params, memory, noise, frozen=None):
+    """What is frozen comes out as it is, and changes the rest."""
+    free = memory[None] + 0.1 * jnp.tanh(noise @ params["move"])
+    if frozen is None:
+        return free
+    given = jnp.arange(50)[:, None] < frozen.steps
+    return jnp.where(given, frozen.actions, free + 0.01 * jnp.sum(jnp.where(given, frozen.actions, 0)))
+
+
+act = Act(look, decide)
 
 
 def params(seed=0):

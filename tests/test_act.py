@@ -9,7 +9,7 @@ import tiny
 from clamp_jax import act, observe
 from clamp_jax.data.transforms import normalise
 from clamp_jax.geometry.aloha import WORKING_RANGE
-from clamp_jax.structs import CHUNK
+from clamp_jax.structs import CHUNK, Frozen
 
 STEPS = 3
 
@@ -110,3 +110,14 @@ def test_weights_of_another_working_range_are_refused():
     act.check_working_range({"working_range": WORKING_RANGE.tolist()})
     with pytest.raises(ValueError, match="trained with the working range"):
         act.check_working_range({"working_range": (WORKING_RANGE * 1.01).tolist()})
+
+
+def test_frozen_actions_come_out_to_the_bit_change_the_rest_and_none_change_nothing(case, actions):
+    networks, params, observations, noise = case
+    policy = jax.jit(act.make_policy(networks, steps=STEPS), compiler_options=tiny.FAST)
+    given = np.asarray(actions[4]) + np.float32(0.01)
+    frozen = policy(params, one(observations, 2), noise[2], Frozen(given, jnp.int32(7)))
+    np.testing.assert_array_equal(frozen[:7], given[:7])
+    assert np.abs(frozen[7:] - actions[2][7:]).max() > 1e-5
+    none = policy(params, one(observations, 2), noise[2], Frozen(given, jnp.int32(0)))
+    np.testing.assert_allclose(none, actions[2], atol=1e-5)

@@ -1,5 +1,7 @@
 """The artifact: the same numbers as in memory, and refused when anything does not match."""
 
+import dataclasses
+import datetime
 import json
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 import safetensors.numpy
 
 from clamp_jax.deploy import artifact, loader
+from experiments import export
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,12 @@ def test_every_input_counts_and_the_seed_decides_the_noise(policy):
         "past_actions": given["past_actions"] + np.float32(0.1),
         "past_mask": ~given["past_mask"],
         "seed": given["seed"] + np.uint32(1),
+        "frozen_steps": given["frozen_steps"] + np.int32(2),
     }
-    assert changed.keys() == given.keys()
+    assert changed.keys() | {"frozen_actions"} == given.keys()
+    frozen = policy(given | {"frozen_steps": np.int32([3]), "frozen_actions": given["frozen_actions"] + np.float32(0.7)})["actions"]
+    np.testing.assert_array_equal(frozen[0, :3], np.full((3, 14), np.float32(0.7)))
+    assert np.abs(frozen[0, 3:] - before[0, 3:]).min() > 0.01
     for name, value in changed.items():
         assert np.abs(policy(given | {name: value})["actions"] - before).max() > 1e-4, name
 
@@ -215,9 +222,7 @@ def test_missing_and_unknown_inputs_are_listed(policy):
 
 
 def test_nothing_stays_behind_when_writing_fails(tmp_path, folder):
-    def fails(tree, observation, noise):
-        return noise * jnp.nan
-
+    fails = dataclasses.replace(deployed.act, decide=lambda tree, memory, noise, frozen: noise * jnp.nan)
     with pytest.raises(ValueError, match="'actions' is not finite"):
         artifact.write_artifact(tmp_path / "a", fails, deployed.params(), deployed.description())
 
@@ -278,3 +283,58 @@ def test_a_cut_safetensors_file_is_refused(tmp_path):
         (tmp_path / "cut").write_bytes(whole[:keep])
         with pytest.raises(ValueError, match=found):
             loader.read_safetensors(tmp_path / "cut")
+
+
+REPORT = {
+    "task": "drawer_close",
+    "backend": "native",
+    "seed": 42,
+    "limit_s": 8.0,
+    "success": {"clamp": {"successes": 25, "trials": 48, "low": 0.383, "high": 0.655}},
+}
+
+
+def test_the_model_card_says_what_was_evaluated_and_that_nothing_was(tmp_path, folder):
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert deployed.INSTRUCTION in card and "Not evaluated" in card and "Not yet run on hardware" in card
+    about = deployed.description(evaluations=(REPORT,), training={"data": [
+        {"name": "d", "task": "drawer_close", "kind": "image", "episodes": 50, "fingerprint": "ab" * 32}]})  # fmt: skip
+    written = artifact.write_artifact(tmp_path / "a", deployed.act, deployed.params(), about)
+    card = (written / "MODEL_CARD.md").read_text()
+    assert "| drawer_close | native, seed 42, 8 s | clamp | 25 of 48 | 52 % [38, 66] |" in card and "Not evaluated" not in card
+    assert "| d | drawer_close | image | 50 | abababababab |" in card
+
+
+def test_reports_that_are_none_are_refused(tmp_path):
+    for number, text in enumerate(("{", "[]", "{}", json.dumps(REPORT | {"success": {}}), json.dumps(REPORT | {"success": {"a": {}}}))):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"{path}"):
+            export.read_evaluation(path)
+    path.write_text(json.dumps(REPORT))
+    assert export.read_evaluation(path) == REPORT
+
+
+def test_hashes_stand_in_the_specification_and_limits_of_commands_too(policy, folder):
+    assert policy.spec["hashes"]["weights.safetensors"] == loader.sha256(folder / "weights.safetensors")
+    assert policy.spec["hashes"]["statistics"] == loader.statistics_hash(policy.spec["statistics"])
+    assert np.shape(policy.spec["limits"]["commands"]["velocity"]) == (14,)
+
+
+def test_a_program_that_cannot_be_read_names_date_and_versions(copy):
+    rewrite(copy, "policy.stablehlo", b"\x00" * 64)
+    with pytest.raises(ValueError, match="was written on .* by jax .* until .* cannot read it"):
+        artifact.load_artifact(copy)
+
+
+def test_past_the_promise_a_warning_says_so(tmp_path):
+    how = {"today": datetime.date(2020, 1, 1), "check": artifact.load_artifact}
+    with pytest.warns(UserWarning, match="promises to load it until 2020-07-01"):
+        artifact.write_artifact(tmp_path / "a", deployed.act, deployed.params(), deployed.description(), **how)
+
+
+def test_frozen_steps_out_of_range_are_refused(policy):
+    given = inputs(policy.spec)
+    for wrong in (-1, 50):
+        with pytest.raises(ValueError, match="'frozen_steps' has"):
+            policy(given | {"frozen_steps": np.int32([wrong])})

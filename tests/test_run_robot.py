@@ -106,8 +106,8 @@ def test_driven_through_server_and_client(robot):
         planner.close()
         assert report.chunks == 3 and len(times) >= 3
         np.testing.assert_allclose(robot.joints(), deployed.HOME, atol=1e-6)
-    assert policy.seen[1]["past_mask"].sum() == 0 < policy.seen[3]["past_mask"].sum()
-    assert policy.seen[3]["seed"] == 2
+    assert policy.seen[4]["past_mask"].sum() == 0 < policy.seen[6]["past_mask"].sum()
+    assert policy.seen[6]["seed"] == 2
     found = run_robot.summary(report, {"success": True}, times)
     assert found["robot_episode"]["chunks"] == 3 and found["robot_episode"]["success"]
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]

@@ -4,6 +4,7 @@
     weights.safetensors   the arguments `weights`, flat; closed-over weights would make the program as large as they are
     spec.json             inputs, cameras, calibration, limits, statistics, instruction, versions, date
     example.safetensors   one input and the actions that the writing machine got for it
+    MODEL_CARD.md         for people: data, training, evaluation, what it is not for
     loader.py             a copy of the reader: needs jax, numpy and flatbuffers
     manifest.json         SHA-256 of each file, and of that list
 """
@@ -22,10 +23,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from clamp_jax.deploy import loader
+from clamp_jax.deploy import loader, model_card, safety
 from clamp_jax.deploy.loader import Policy, check_instruction, load_artifact  # noqa: F401 - the readers' public names
 from clamp_jax.geometry import aloha
-from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, CONTROL_HZ, HISTORY, Calibration, Observation
+from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, CONTROL_HZ, HISTORY, Calibration, Frozen, Observation
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # jax promises that an export loads with the jax of six months later (jax.export's compatibility guarantee)
@@ -42,19 +43,20 @@ class Description(NamedTuple):
     width: int
     calibration: Calibration  # of the cell it is meant for; a request may bring its own
     statistics: dict  # JSON: {"working_range": (14, 2), ...}, bound to the weights by hash
-    training: dict  # JSON: what made these weights (task, preset, steps, checkpoint's hash)
+    training: dict  # JSON: what made these weights (preset, steps, data sets, checkpoint's hash, sensors)
+    evaluations: tuple = ()  # JSON: reports of experiments.evaluate, for the model card
 
 
 def write_artifact(
     folder: str | Path,
-    act: Callable,
+    act: Any,
     params: Any,
     description: Description,
     *,
     check: Callable[[Path], object] = lambda folder: None,
     today: datetime.date | None = None,
 ) -> Path:
-    """Export `act(params, observation, noise (50, 14)) -> actions (50, 14)` into `folder`, which must not exist.
+    """Export a policy (clamp_jax.act.Act: params, observation, noise, frozen -> actions (50, 14)) into `folder`, which must not exist.
 
     The noise is drawn inside from the input `seed`. Written to a temporary folder beside it, given to `check`, and renamed:
     nothing half-written or refused is ever seen under the name. Raises FileExistsError, ValueError when the example's actions
@@ -75,7 +77,7 @@ def write_artifact(
     return folder
 
 
-def _write(folder: Path, act: Callable, params: Any, description: Description, *, today: datetime.date) -> None:
+def _write(folder: Path, act: Any, params: Any, description: Description, *, today: datetime.date) -> None:
     weights = flatten(params)
     spec = make_spec(weights, description, today=today)
     function = policy_function(act, params, description.calibration)
@@ -83,7 +85,11 @@ def _write(folder: Path, act: Callable, params: Any, description: Description, *
     (folder / "policy.stablehlo").write_bytes(exported.serialize())
     metadata = {"statistics_sha256": loader.statistics_hash(spec["statistics"])}
     write_safetensors(folder / "weights.safetensors", weights, metadata)
+    spec["hashes"] = {name: loader.sha256(folder / name) for name in ("policy.stablehlo", "weights.safetensors")} | {
+        "statistics": metadata["statistics_sha256"]
+    }
     (folder / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True, allow_nan=False))
+    (folder / "MODEL_CARD.md").write_text(model_card.write(spec, description.evaluations))
     inputs = example_inputs(spec)
     actions = Policy(exported, weights, spec)(inputs)["actions"]
     write_safetensors(folder / "example.safetensors", inputs | {"actions": actions}, {})
@@ -92,19 +98,24 @@ def _write(folder: Path, act: Callable, params: Any, description: Description, *
     (folder / "manifest.json").write_text(json.dumps({"files": files, "sha256": loader.canonical_hash(files)}, indent=1))
 
 
-def policy_function(act: Callable, params: Any, calibration: Calibration) -> Callable:
-    """f(weights: flat dict, inputs: flat dict of batched arrays) -> {"actions": (b, 50, 14)}, of the policy for one example."""
+def policy_function(act: Any, params: Any, calibration: Calibration) -> Callable:
+    """f(weights: flat dict, inputs: flat dict of batched arrays) -> {"actions": (b, 50, 14)}, of the policy for one example.
+
+    `act` has `look` and `decide` as clamp_jax.act.Act. Painting in takes a backward pass a denoising step: it is done only when
+    a request of the batch has frozen rows.
+    """
     structure = jax.tree.structure(params)
     names = list(flatten(params))
     mount = jnp.asarray(calibration.mount)
 
-    def one(tree: Any, inputs: dict) -> jax.Array:
-        noise = jax.random.normal(jax.random.key(inputs["seed"]), (CHUNK, ACTION_DIM))
-        return act(tree, _observation(inputs, mount), noise)
-
     def function(weights: dict, inputs: dict) -> dict:
         tree = jax.tree.unflatten(structure, [weights[name] for name in names])
-        return {"actions": jax.vmap(one, in_axes=(None, 0))(tree, inputs)}
+        memory = jax.vmap(lambda one: act.look(tree, _observation(one, mount)))(inputs)
+        noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), (CHUNK, ACTION_DIM)))(inputs["seed"])
+        frozen = Frozen(inputs["frozen_actions"], inputs["frozen_steps"])
+        painted = lambda: jax.vmap(lambda *one: act.decide(tree, *one))(memory, noise, frozen)  # noqa: E731
+        plain = lambda: jax.vmap(lambda *one: act.decide(tree, *one, None))(memory, noise)  # noqa: E731
+        return {"actions": jax.lax.cond(jnp.any(inputs["frozen_steps"] > 0), painted, plain)}
 
     return function
 
@@ -164,6 +175,7 @@ def _limits() -> dict:
         "finger_limits_m": list(aloha.FINGER_LIMITS),
         "gripper_closed_open_m": [aloha.GRIPPER_CLOSED_M, aloha.GRIPPER_OPEN_M],
         "working_range": aloha.WORKING_RANGE.tolist(),
+        "commands": {name: np.asarray(value).tolist() for name, value in safety.aloha_limits()._asdict().items()},
     }
 
 
@@ -189,6 +201,8 @@ def input_spec(height: int, width: int) -> dict:
         "past_actions": ((HISTORY, ACTION_DIM), "float32", "as actions", "joint", "commands as executed, oldest first", "finite"),
         "past_mask": ((HISTORY,), "bool", "False before the start of the episode", "-", "as past_actions", "mask"),
         "seed": ((), "uint32", "-", "-", "of the sampler's noise", "seed"),
+        "frozen_actions": ((CHUNK, ACTION_DIM), "float32", "as actions", "joint", "the chunk's first rows, given; the rest is 0", "finite"),
+        "frozen_steps": ((), "int32", "-", "-", f"how many rows are given, 0 to {CHUNK - 1}", "steps"),
     }
     keys = ("shape", "dtype", "unit", "frame", "axes", "rule")
     return {name: dict(zip(keys, (["b", *row[0]], *row[1:]), strict=True)) for name, row in rows.items()}
@@ -207,6 +221,8 @@ def example_inputs(spec: dict, seed: int = 0) -> dict:
         "past_actions": np.tile(home, (1, HISTORY, 1)).astype(np.float32),
         "past_mask": np.ones((1, HISTORY), bool),
         "seed": np.full(1, seed, np.uint32),
+        "frozen_actions": np.zeros((1, CHUNK, ACTION_DIM), np.float32),
+        "frozen_steps": np.zeros(1, np.int32),
     }
 
 

@@ -8,16 +8,18 @@ An artifact is refused, with what was found and what was expected, when a file i
 manifest, when the statistics do not belong to the weights, or when an input is not what the specification says.
 """
 
+import datetime
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import jax
 import jax.export
 import numpy as np
 
-FORMAT = 1  # of the artifact's folder; another one is refused
-FILES = ("policy.stablehlo", "weights.safetensors", "spec.json", "example.safetensors")
+FORMAT = 2  # of the artifact's folder; another one is refused
+FILES = ("policy.stablehlo", "weights.safetensors", "spec.json", "example.safetensors", "MODEL_CARD.md")
 
 # names of the safetensors format; bfloat16 is added by jax's own dependency ml_dtypes
 _SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"}
@@ -55,12 +57,23 @@ def load_artifact(folder, *, instruction: str | None = None) -> Policy:
         check_instruction(instruction, spec)
     weights, metadata = read_safetensors(folder / "weights.safetensors")
     check_weights(weights, metadata, spec)
-    with open(folder / "policy.stablehlo", "rb") as file:
-        exported = jax.export.deserialize(bytearray(file.read()))
+    exported = read_program(folder / "policy.stablehlo", spec)
     platform = jax.default_backend()
     if {"gpu": "cuda"}.get(platform, platform) not in exported.platforms:
         raise ValueError(f"artifact was exported for {', '.join(exported.platforms)}, this is {platform}; run with JAX_PLATFORMS=cpu")
     return Policy(exported, weights, spec)
+
+
+def read_program(path: Path, spec: dict):
+    """The exported program; warns past the date until which jax promises to load it, ValueError with versions when it cannot."""
+    made = f"{path} was written on {spec['date']} by jax {spec['versions']['jax']}, which promises to load it until {spec['loads_until']}"
+    if datetime.date.today().isoformat() > spec["loads_until"]:
+        warnings.warn(f"{made}; this is jax {jax.__version__}: export the checkpoint anew", stacklevel=3)
+    try:
+        with open(path, "rb") as file:
+            return jax.export.deserialize(bytearray(file.read()))
+    except Exception as error:  # whatever a reader of another version may raise
+        raise ValueError(f"{made}; jax {jax.__version__} cannot read it ({error}): export the checkpoint anew") from error
 
 
 def verify_files(folder: Path) -> dict:
@@ -163,6 +176,8 @@ def check_input(name: str, array: np.ndarray, spec: dict) -> None:
         raise ValueError(f"input '{name}' has dtype {array.dtype}; expected {expected['dtype']}, {expected['unit']}")
     if array.shape[1:] != shape:
         raise ValueError(f"input '{name}' has shape {array.shape}; expected (batch, {', '.join(map(str, shape))}): {expected['axes']}")
+    if expected["rule"] == "steps" and not ((array >= 0) & (array < spec["chunk"])).all():
+        raise ValueError(f"input '{name}' has {array.min()} to {array.max()}; expected 0 to {spec['chunk'] - 1}: {expected['axes']}")
     if np.issubdtype(array.dtype, np.floating):
         _check_values(name, array, spec)
 
