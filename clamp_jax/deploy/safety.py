@@ -1,20 +1,28 @@
 """Stands between a policy and a robot: every command is passed, clamped, or rejected and held. Numpy only.
 
-Three bands for each command: pass, clamp to the position and velocity limits, or reject and hold when the command itself is
-not finite, jumps, is far outside the limits, or would push an arm into the table. Finite comes first: min and max keep NaN.
+Three bands for each command: pass; clamp to what position, velocity and acceleration limits let the arms reach; or reject and hold,
+when the command itself is not finite, jumps, is far outside the limits, or brings the arms too near to each other or the table.
+Finite comes first: min and max keep NaN. What is sent can always be stopped: a joint is never faster than it can brake before its
+limit, and the arms are judged where they would come to rest, so that a hold after any command is safe too.
 """
 
 import collections
+import logging
 from typing import NamedTuple
 
 import numpy as np
 
+from clamp_jax.deploy import capsules
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import ACTION_DIM, CONTROL_HZ
 
+logger = logging.getLogger(__name__)
 PASS, CLAMP, REJECT = "pass", "clamp", "reject"
 ARM = np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12])  # the joints of a 14-D command; 6 and 13 are the grippers
+JOINTS = tuple(f"{side} {joint}" for side in aloha.SIDES for joint in (*aloha.ARM_JOINTS, "gripper"))
+CAUSES = ("", "shape", "not finite", "outside", "jump", "arms", "table", "position", "velocity", "acceleration")
 _ROUNDING = 1e-5  # rad; float32 commands at a limit, and 50 of them a second, are not interventions
+LOG_EVERY = 50  # interventions of one cause between two lines of the log
 
 
 class Limits(NamedTuple):
@@ -25,19 +33,32 @@ class Limits(NamedTuple):
     velocity: np.ndarray  # per second
     outside: np.ndarray  # further outside low..high than this is rejected, not clamped
     jump: np.ndarray  # further from the last command than this is rejected, not clamped
+    acceleration: np.ndarray  # per second squared
 
 
 def aloha_limits() -> Limits:
     """Limits of two ViperX 300 arms: the waist's command to +-pi/2 as upstream, 3.14 rad/s (the servos' own limit).
 
-    ours: a gripper may jump, since its servo limits speed and force; 0.1 rad outside and 0.8 rad away are no rounding or lag
-    but a fault.
+    ours: a gripper may jump, since its servo limits speed and force; 0.1 rad outside and 0.8 rad away are no rounding or lag but a
+    fault. ours: 60 rad/s^2, full speed in three periods; the experts' commands of all tasks reach 35.
     """
     arm = np.concatenate([[[-1.5708, 1.5708]], aloha.JOINT_LIMITS[1:]])
     finger = (np.array(aloha.FINGER_LIMITS) - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
     both = np.tile(np.concatenate([arm, finger[None]]), (2, 1))
-    velocity, outside, jump = (np.tile([*[value] * 6, gripper], 2) for value, gripper in ((3.14, 1e9), (0.1, 0.5), (0.8, 1e9)))
-    return Limits(both[:, 0], both[:, 1], velocity, outside, jump)
+    rows = ((3.14, 1e9), (0.1, 0.5), (0.8, 1e9), (60.0, 1e12))
+    return Limits(both[:, 0], both[:, 1], *(np.tile([*[value] * 6, gripper], 2) for value, gripper in rows))
+
+
+class Margins(NamedTuple):
+    """Least distances (m) between surfaces of capsules; negative: capsules, which are larger than what they stand for, may overlap.
+
+    ours: found on demonstrations of all tasks; hands meet at a hand-over, reach into boxes, and fingertips touch the table.
+    """
+
+    arms: float = 0.03  # of two parts of which none belongs to a hand; demonstrations keep 0.117
+    hands: float = -0.04  # where one of the two does; -0.028
+    table: float = 0.02  # 0.049
+    hands_table: float = -0.02  # -0.006
 
 
 class Verdict(NamedTuple):
@@ -45,128 +66,162 @@ class Verdict(NamedTuple):
 
     command: np.ndarray | None  # (14,) to send; None: rejected, hold
     band: str  # PASS, CLAMP or REJECT
-    cause: str  # "" when passed
+    cause: str  # one of CAUSES, "" when passed
+    detail: str = ""  # the joint, or the two parts that came near
+
+
+class Judgement(NamedTuple):
+    """What became of several commands, each of its own arms."""
+
+    command: np.ndarray  # (n, 14); of a rejected one: what was asked for
+    rejected: np.ndarray  # (n,) bool
+    cause: np.ndarray  # (n,) index into CAUSES
+    where: np.ndarray  # (n,) the joint's index, or that of the two parts
 
 
 class Safety:
     """Checks one command after another; `counts` has {(band, cause): number}."""
 
-    def __init__(self, limits: Limits, *, period_s: float = 1 / CONTROL_HZ, clearance_m: float = 0.0):
-        """`clearance_m`: how far every point of ARM_POINTS, with its radius, must stay above the table."""
-        self.limits, self._period_s, self._clearance_m = limits, period_s, clearance_m
+    def __init__(self, limits: Limits, *, period_s: float = 1 / CONTROL_HZ, margins: Margins = Margins()):  # noqa: B008 - immutable
+        """`margins`: how near the arms may come to each other and to the table."""
+        self.limits, self._period_s = limits, period_s
+        self._least_arms, self._least_table = _pair_margins(margins), np.where(capsules.HANDS, margins.hands_table, margins.table)
         self.counts: collections.Counter = collections.Counter()
 
-    def check(self, command: np.ndarray, last: np.ndarray) -> Verdict:
-        """`command` (14,) wanted now, `last` (14,) the command sent before it (at the start: the measured joints)."""
-        verdict = self._judge(np.asarray(command), np.asarray(last, np.float64))
+    def check(self, command: np.ndarray, last: np.ndarray, velocity: np.ndarray | None = None) -> Verdict:
+        """Judge a command (14,).
+
+        `last` (14,): the command sent before it (at the start: the measured joints). `velocity` (14,): (last - the one before) over
+        the period; None: at rest.
+        """
+        verdict = self._verdict(np.asarray(command), np.asarray(last, np.float64), velocity)
         self.counts[verdict.band, verdict.cause] += 1
+        if verdict.band != PASS and self.counts[verdict.band, verdict.cause] % LOG_EVERY == 1:
+            number = self.counts[verdict.band, verdict.cause]
+            logger.warning("%s: %s of %s (%d so far)", verdict.band, verdict.cause, verdict.detail or "the command", number)
         return verdict
 
-    def _judge(self, command: np.ndarray, last: np.ndarray) -> Verdict:
-        cause = self._fault(command, last)
-        if cause:
-            return Verdict(None, REJECT, cause)
-        clamped, cause = self._clamp(command, last)
-        if self._hits_table(clamped, last):
-            return Verdict(None, REJECT, "table")
-        return Verdict(clamped, CLAMP if cause else PASS, cause)
-
-    def _fault(self, command: np.ndarray, last: np.ndarray) -> str:
-        """Why this command is no motion at all, or ""."""
+    def _verdict(self, command: np.ndarray, last: np.ndarray, velocity: np.ndarray | None) -> Verdict:
         if command.shape != (ACTION_DIM,) or not np.issubdtype(command.dtype, np.floating):
-            return "shape"
-        if not np.isfinite(command).all():
-            return "not finite"
-        if np.any((command < self.limits.low - self.limits.outside) | (command > self.limits.high + self.limits.outside)):
-            return "outside"
-        return "jump" if np.any(np.abs(command - last) > self.limits.jump) else ""
+            return Verdict(None, REJECT, "shape", f"{command.dtype} {command.shape}")
+        velocity = np.zeros(ACTION_DIM) if velocity is None else np.asarray(velocity, np.float64)
+        found = self.judge(command[None], last[None], velocity[None])
+        cause, where = CAUSES[int(found.cause[0])], int(found.where[0])
+        detail = name_of(cause, where)
+        if found.rejected[0]:
+            return Verdict(None, REJECT, cause, detail)
+        return Verdict(found.command[0], CLAMP, cause, detail) if cause else Verdict(command, PASS, "")
 
-    def _clamp(self, command: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, str]:
-        """The command unchanged when it keeps to the limits, else the nearest that does, and which limit it was."""
-        reach = self.limits.velocity * self._period_s
-        # An arm that starts outside its limits (measured joints sag) is led back, not snapped: velocity has the last word.
-        position = np.clip(command, self.limits.low, self.limits.high)
-        wanted = np.clip(position, last - reach, last + reach)
-        if np.all(np.abs(wanted - command) <= _ROUNDING):
-            return command, ""
-        return wanted, "position" if np.any(np.abs(position - command) > _ROUNDING) else "velocity"
+    def judge(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> Judgement:
+        """Judge commands (n, 14) that follow `last` (n, 14) at `velocity` (n, 14), each pair of arms for itself."""
+        cause, where = self._faults(commands, last)
+        good = np.where(np.isfinite(commands), commands, last).astype(np.float64)  # of faulty ones nothing is used
+        wanted, limited, joint = self._limited(good, last, velocity)
+        near, parts = self._too_near(wanted, last, velocity)
+        fault = cause > 0
+        cause = np.where(fault, cause, np.where(near > 0, near, limited))
+        where = np.where(fault, where, np.where(near > 0, parts, joint))
+        return Judgement(np.where((limited > 0)[:, None], wanted, good), fault | (near > 0), cause, where)
 
-    def _hits_table(self, command: np.ndarray, last: np.ndarray) -> bool:
-        """Whether the arms at `command` would be under the clearance and lower than before: the way out stays open."""
-        after = table_clearance(command)
-        low = after < self._clearance_m
-        return bool(low.any() and np.any(low & (after < table_clearance(last) - 1e-6)))
+    def _faults(self, commands: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Why a command is no motion at all, as an index into CAUSES, and the joint; 0 when it is one."""
+        limits, cause, where = self.limits, np.zeros(len(commands), int), np.zeros(len(commands), int)
+        with np.errstate(invalid="ignore", over="ignore"):
+            faults = (
+                ("jump", np.abs(commands - last) > limits.jump),
+                ("outside", (commands < limits.low - limits.outside) | (commands > limits.high + limits.outside)),
+                ("not finite", ~np.isfinite(commands)),
+            )
+        for name, wrong in faults:  # the last that holds has the word
+            any_wrong = wrong.any(-1)
+            cause, where = np.where(any_wrong, CAUSES.index(name), cause), np.where(any_wrong, wrong.argmax(-1), where)
+        return cause, where
+
+    def _limited(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The nearest commands that keep to the limits, which limit it was (0: none), and of which joint."""
+        limits, dt = self.limits, self._period_s
+        step = limits.acceleration * dt
+        low, high = velocity - step, velocity + step  # acceleration has the last word: an arm that is found faster is slowed by it
+        bounds = [
+            (CAUSES.index("position"), -self._stoppable(last - limits.low), self._stoppable(limits.high - last)),
+            (CAUSES.index("velocity"), -limits.velocity, limits.velocity),
+        ]
+        wanted = (commands - last) / dt
+        speed, cause = np.clip(wanted, low, high), np.where((wanted < low) | (wanted > high), CAUSES.index("acceleration"), 0)
+        for index, least, most in bounds:
+            held = np.clip(np.clip(speed, least, most), low, high)
+            cause, speed = np.where(np.abs(held - speed) > _ROUNDING / dt, index, cause), held
+        reached = last + speed * dt
+        changed = np.abs(reached - commands) > _ROUNDING
+        joint = np.argmax(np.where(changed, np.abs(reached - commands), 0), -1)
+        rows = np.arange(len(commands))
+        first = np.where(cause[rows, joint] == 0, CAUSES.index("position"), cause[rows, joint])
+        return np.where(changed, reached, commands), np.where(changed.any(-1), first, 0), joint
+
+    def _stoppable(self, room: np.ndarray) -> np.ndarray:
+        """The fastest next period (rad/s) after which a joint still stops within `room` (rad), braking by a step each period.
+
+        With u = v / (a dt) and m = floor(u) it goes a dt^2 ((m + 1) u - m (m + 1) / 2); this is the inverse. A joint that is past
+        its limit (a measured one, which sags) has to go back: negative.
+        """
+        step = self.limits.acceleration * self._period_s
+        share = np.maximum(room, 0.0) / (step * self._period_s)
+        whole = np.floor((np.sqrt(1 + 8 * share) - 1) / 2)
+        return np.where(room < 0, room / self._period_s, step * (share + whole * (whole + 1) / 2) / (whole + 1))
+
+    def rest_after(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Where the joints (..., 14) come to rest when they brake from `last` at `velocity`."""
+        step = self.limits.acceleration * self._period_s
+        units = np.abs(velocity) / step
+        whole = np.maximum(np.ceil(units) - 1, 0)
+        return last + np.sign(velocity) * step * self._period_s * (whole * units - whole * (whole + 1) / 2)
+
+    def brake(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """The command (14,) that slows the joints as fast as the limits let it: the first of a hold; `last` itself at rest."""
+        step = self.limits.acceleration * self._period_s
+        return last + np.sign(velocity) * np.maximum(np.abs(velocity) - step, 0.0) * self._period_s
+
+    def _too_near(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether parts would be nearer than their margin, and nearer than before, where the arms come to rest: the way out is open.
+
+        Exact distances are only taken of arms that a cheap bound does not clear.
+        """
+        cause, where = np.zeros(len(commands), int), np.zeros(len(commands), int)
+        rest = self.rest_after(commands, (commands - last) / self._period_s)
+        axes = capsules.axes_world(capsules.link_poses(np.stack([commands, rest])))
+        rows = np.flatnonzero(self._perhaps_near(axes).any(0))
+        if len(rows):
+            before = capsules.axes_world(capsules.link_poses(self.rest_after(last[rows], velocity[rows])))
+            cause[rows], where[rows] = self._nearer(before, axes[:, rows])
+        return cause, where
+
+    def _perhaps_near(self, axes: np.ndarray) -> np.ndarray:
+        """(...) bool: False where no part can be nearer than its margin."""
+        arms = (capsules.arm_clearance_bound(axes) < self._least_arms).any((-1, -2))
+        return arms | (capsules.table_clearance(axes) < self._least_table).any((-1, -2))
+
+    def _nearer(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cause and place of arms (n, ...) that are too near in one of `after` (2, n, ...) and were less so `before` (n, ...)."""
+        found = []
+        for clearance, least in ((capsules.arm_clearance, self._least_arms), (capsules.table_clearance, self._least_table)):
+            old, new = clearance(before) - least, clearance(after) - least
+            wrong = ((new < 0) & (new < old - 1e-6)).any(0).reshape(len(before), -1)
+            found.append((wrong.any(-1), wrong.argmax(-1)))
+        (arms, pair), (table, part) = found
+        cause = np.where(arms, CAUSES.index("arms"), np.where(table, CAUSES.index("table"), 0))
+        return cause, np.where(arms, pair, part)
 
 
-class Point(NamedTuple):
-    """A ball fixed to a link, for the distance to the table."""
-
-    link: int  # index into aloha.ARM
-    pos: tuple[float, float, float]  # m, in the link's frame
-    radius: float  # m
+def _pair_margins(margins: Margins) -> np.ndarray:
+    hand = capsules.HANDS[:, None] | capsules.HANDS
+    return np.where(hand, margins.hands, margins.arms)
 
 
-_LINKS = {link.name: index for index, link in enumerate(aloha.ARM)}
-# ours: balls inside the arm, so that a grasp on the table passes and a wrist on the table does not; fingertips may touch
-ARM_POINTS = (
-    Point(_LINKS["upper_forearm_link"], (0.0, 0.0, 0.0), 0.03),
-    Point(_LINKS["lower_forearm_link"], (0.0, 0.0, 0.0), 0.03),
-    Point(_LINKS["wrist_link"], (0.0, 0.0, 0.0), 0.03),
-    Point(_LINKS["gripper_link"], (0.02, 0.0, 0.0), 0.025),
-    Point(_LINKS["gripper_link"], aloha.GRIPPER_SITE, -0.01),
-)
-
-
-def link_poses(joints: np.ndarray, side: str) -> np.ndarray:
-    """(10, 4, 4) world_from_link of one arm's aloha.ARM at `joints` (7,) (6 rad, gripper): the numpy twin of geometry/kinematics."""
-    finger = aloha.GRIPPER_CLOSED_M + joints[6] * (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
-    value = dict(zip(aloha.ARM_JOINTS, joints[:6], strict=True)) | {"left_finger": finger, "right_finger": finger}
-    poses = np.empty((len(aloha.ARM), 4, 4))
-    for index, link in enumerate(aloha.ARM):
-        fixed = _rigid(*aloha.BASES[side]) if link.parent < 0 else poses[link.parent] @ _FIXED[index]
-        poses[index] = fixed @ _joint(link, value.get(link.joint, 0.0))
-    return poses
-
-
-def gripper_poses(joints: np.ndarray) -> np.ndarray:
-    """(2, 4, 4) world_from_gripper_link, left and right, at `joints` (14,)."""
-    return np.stack([link_poses(part, side)[_LINKS["gripper_link"]] for part, side in _arms(joints)])
-
-
-def table_clearance(joints: np.ndarray) -> np.ndarray:
-    """(2, points) m: height of each of ARM_POINTS, less its radius, over the table top; infinite beside the table."""
-    return np.stack([_clearance(link_poses(part, side)) for part, side in _arms(joints)])
-
-
-def _arms(joints: np.ndarray) -> list[tuple[np.ndarray, str]]:
-    return list(zip(np.asarray(joints, np.float64).reshape(2, 7), aloha.SIDES, strict=True))
-
-
-def _clearance(poses: np.ndarray) -> np.ndarray:
-    world = np.stack([poses[p.link, :3, :3] @ np.array(p.pos) + poses[p.link, :3, 3] for p in ARM_POINTS])
-    radius = np.array([p.radius for p in ARM_POINTS])
-    above = np.all(np.abs(world[:, :2]) <= np.array(aloha.TABLE_HALF_SIZE) + np.maximum(radius, 0)[:, None], axis=1)
-    return np.where(above, world[:, 2] - radius - aloha.TABLE_TOP_Z, np.inf)
-
-
-def _rigid(pos: tuple, quat: tuple) -> np.ndarray:
-    w, x, y, z = np.asarray(quat) / np.linalg.norm(quat)
-    matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = pos
-    return matrix
-
-
-def _joint(link: aloha.Link, value: float) -> np.ndarray:
-    if link.joint is None:
-        return np.eye(4)
-    if link.joint.endswith("finger"):
-        return _rigid(tuple(value * np.array(link.axis)), (1.0, 0.0, 0.0, 0.0))
-    return _rigid((0.0, 0.0, 0.0), (np.cos(value / 2), *(np.sin(value / 2) * np.array(link.axis))))
-
-
-_FIXED = [_rigid(link.pos, link.quat) for link in aloha.ARM]
+def name_of(cause: str, where: int) -> str:
+    """The joint that an index of a Judgement means, or the parts."""
+    names = [capsule.link for capsule in capsules.CAPSULES]
+    if cause == "arms":
+        return f"left {names[where // len(names)]} and right {names[where % len(names)]}"
+    if cause == "table":
+        return f"{aloha.SIDES[where // len(names)]} {names[where % len(names)]}"
+    return JOINTS[where] if cause else ""
