@@ -86,6 +86,7 @@ class Safety:
         """`margins`: how near the arms may come to each other and to the table."""
         self.limits, self._period_s = limits, period_s
         self._least_arms, self._least_table = _pair_margins(margins), np.where(capsules.HANDS, margins.hands_table, margins.table)
+        self._periods = int(np.ceil((limits.velocity / limits.acceleration / period_s).max()))  # that braking takes at most
         self.counts: collections.Counter = collections.Counter()
 
     def check(self, command: np.ndarray, last: np.ndarray, velocity: np.ndarray | None = None) -> Verdict:
@@ -182,18 +183,28 @@ class Safety:
         return last + np.sign(velocity) * np.maximum(np.abs(velocity) - step, 0.0) * self._period_s
 
     def _too_near(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether parts would be nearer than their margin, and nearer than before, where the arms come to rest: the way out is open.
+        """Whether parts would be nearer than their margin, and nearer than before, at a command or while braking after it.
 
-        Exact distances are only taken of arms that a cheap bound does not clear.
+        Before is while braking without it: the way out is open, and a hold is never worse than what was found good. Exact distances
+        are only taken of arms that a cheap bound does not clear.
         """
         cause, where = np.zeros(len(commands), int), np.zeros(len(commands), int)
-        rest = self.rest_after(commands, (commands - last) / self._period_s)
-        axes = capsules.axes_world(capsules.link_poses(np.stack([commands, rest])))
+        path = np.concatenate([commands[None], self._braking(commands, (commands - last) / self._period_s)])
+        axes = capsules.axes_world(capsules.link_poses(path))
         rows = np.flatnonzero(self._perhaps_near(axes).any(0))
         if len(rows):
-            before = capsules.axes_world(capsules.link_poses(self.rest_after(last[rows], velocity[rows])))
+            before = capsules.axes_world(capsules.link_poses(self._braking(last[rows], velocity[rows])))
             cause[rows], where[rows] = self._nearer(before, axes[:, rows])
         return cause, where
+
+    def _braking(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """(k, n, 14) where the joints are period by period while they brake; the last is where they rest."""
+        path = []
+        for _ in range(self._periods):
+            now = self.brake(last, velocity)
+            velocity, last = (now - last) / self._period_s, now
+            path.append(now)
+        return np.stack(path)
 
     def _perhaps_near(self, axes: np.ndarray) -> np.ndarray:
         """(...) bool: False where no part can be nearer than its margin."""
@@ -201,11 +212,11 @@ class Safety:
         return arms | (capsules.table_clearance(axes) < self._least_table).any((-1, -2))
 
     def _nearer(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cause and place of arms (n, ...) that are too near in one of `after` (2, n, ...) and were less so `before` (n, ...)."""
+        """Cause and place of arms that are nearer than their margin somewhere in `after` (k + 1, n, ...), and than all of `before`."""
         found = []
         for clearance, least in ((capsules.arm_clearance, self._least_arms), (capsules.table_clearance, self._least_table)):
-            old, new = clearance(before) - least, clearance(after) - least
-            wrong = ((new < 0) & (new < old - 1e-6)).any(0).reshape(len(before), -1)
+            old, new = (clearance(before) - least).min(0), (clearance(after) - least).min(0)
+            wrong = ((new < 0) & (new < old - 1e-6)).reshape(old.shape[0], -1)
             found.append((wrong.any(-1), wrong.argmax(-1)))
         (arms, pair), (table, part) = found
         cause = np.where(arms, CAUSES.index("arms"), np.where(table, CAUSES.index("table"), 0))

@@ -3,9 +3,13 @@
     python -m experiments.torture --kills 100 --json kills.json
     python -m experiments.torture --memory --json memory.json
     python -m experiments.torture --damage 1000 --json damage.json
+    python -m experiments.torture --commands 1000000 --json commands.json
+    python -m experiments.torture --demonstrations 20 --json demonstrations.json
 
 --kills: SIGKILL at random moments and inside saves; --memory: the process over 200 saves and 2,000 steps; --damage: bits,
-truncations and deletions over a checkpoint and an artifact. Leaves with 0 when all held, with 1 when not.
+truncations and deletions over a checkpoint and an artifact; --commands: sequences of ten commands through the safety layer;
+--demonstrations: how much of the experts' commands it leaves alone, so many episodes of each task.
+Leaves with 0 when all held, with 1 when not.
 """
 
 import argparse
@@ -23,7 +27,7 @@ if __name__ == "__main__":
 from absl import logging
 
 from experiments.stages import write_json
-from experiments.torture import damage, kills, memory, run
+from experiments.torture import commands, damage, demonstrations, kills, memory, run
 
 
 def main() -> int:
@@ -32,6 +36,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="how many times a run is killed")
     parser.add_argument("--memory", action="store_true", help="watch the memory of a process that trains and saves")
     parser.add_argument("--damage", type=int, default=0, help="how many files are damaged, one at a time")
+    parser.add_argument("--commands", type=int, default=0, help="how many sequences of commands the safety layer is asked for")
+    parser.add_argument("--demonstrations", type=int, default=0, help="how many of each task's go through the safety layer")
     parser.add_argument("--variant", default="clamp", help="of stage (i), for --kills")
     parser.add_argument("--steps", type=int, default=60, help="of a killed run")
     parser.add_argument("--save-every", type=int, default=5, help="steps of a killed run")
@@ -47,6 +53,10 @@ def main() -> int:
             found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)  # first: it forks
         if args.damage:
             found["damage"] = damage.torture(Path(folder) / "damage", args.damage, seed=args.seed)
+        if args.commands:
+            found["commands"] = commands.torture(args.commands, seed=args.seed)
+        if args.demonstrations:
+            found["demonstrations"] = demonstrations.torture(args.demonstrations, seed=args.seed)
         if args.memory:
             found["memory"] = memory.torture(_made(Path(folder) / "memory"))
     print(json.dumps(found, indent=1))
