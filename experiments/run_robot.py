@@ -8,8 +8,11 @@ The robot's process has the physics (native MuJoCo) and makes camera images when
 
 import argparse
 import json
+import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +24,13 @@ import numpy as np
 
 from clamp_jax.deploy import control
 from clamp_jax.deploy.client import Client, Refused, Unavailable
+from clamp_jax.deploy.execution import EXECUTIONS
 from clamp_jax.deploy.robots import Robot, RobotLost
-from clamp_jax.deploy.robots.simulated import SimulatedRobot
+from clamp_jax.deploy.robots.simulated import Faults, SimulatedRobot
 from clamp_jax.deploy.safety import Safety
 
 EXACT: Mapping[str, Any] = MappingProxyType({})  # no field of the sensors differs from an exact camera's
+NO_FAULTS = Faults()
 CONNECT_S = 30.0  # how long to wait for a server that is starting
 
 
@@ -36,6 +41,7 @@ class Episode(NamedTuple):
     seconds: float = 8.0
     seed: int = 1
     rest: bool = False  # go to the sleep pose at the end
+    execution: str = "chunk"  # of clamp_jax/deploy/execution.py
 
 
 class SimulatedCell:
@@ -151,31 +157,63 @@ def _first(sense: Callable, states: np.ndarray, step: int, seed: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], sense(states[None], past, mask, *keys))
 
 
-def run_episode(url: str, episode: Episode, *, api_key: str | None = None) -> dict:
+def run_episode(url: str, episode: Episode, *, api_key: str | None = None, faults: Faults = NO_FAULTS) -> dict:
     """Connect, start the robot, control it and report {"robot_episode", "latency_ms", ...}.
 
-    Refused, Unavailable (no server), RobotLost or ValueError (task and policy do not fit) when it cannot start.
+    SIGTERM and SIGINT end it: the arms go to rest first; a second one ends the process at once. Refused, Unavailable (no server),
+    RobotLost or ValueError (task, policy and execution do not fit) when it cannot start.
     """
-    with Client(url, api_key=api_key) as client:
+    with Client(url, api_key=api_key) as client, Stop() as stop:
         spec = client.connect(CONNECT_S)
+        check_execution(spec, episode.execution)
         height, width = spec["image_size"]
         cell = {"task": episode.task, "instruction": spec["instruction"], "height": height, "width": width, "seed": episode.seed}
         cell["sensor"] = spec.get("sensor", {})  # the cameras that the policy was trained with
-        with SimulatedRobot(SimulatedCell, cell) as robot:
+        with SimulatedRobot(SimulatedCell, cell, faults=faults) as robot:
             times: list[float] = []
-            report = drive(robot, planner(robot, client, times), episode)
+            report = drive(robot, planner(robot, client, times), episode, stop=stop)
             status = robot.status()
-            if episode.rest:
+            if episode.rest or stop():
                 robot.rest()
     return summary(report, status, times) | {"episode": episode._asdict(), "instruction": spec["instruction"]}
 
 
-def drive(robot: Robot, plan: Callable, episode: Episode) -> control.Report:
+class Stop:
+    """True from the first SIGTERM or SIGINT on while the context is open; a second one ends the process as ever."""
+
+    def __init__(self) -> None:
+        self._asked, self._before = False, {}
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: Any) -> None:
+        self._asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def check_execution(spec: Mapping[str, Any], execution: str) -> None:
+    """ValueError when a policy cannot be executed so."""
+    if execution == "realtime" and "frozen_actions" not in spec["inputs"]:
+        raise ValueError("real-time chunking needs a policy that takes frozen_actions; export it anew, or use --execution chunk")
+
+
+def drive(robot: Robot, plan: Callable, episode: Episode, *, stop: Callable[[], bool] = lambda: False) -> control.Report:
     """The control loop around a robot; a robot that is lost ends it, not completed."""
     thread = control.ThreadPlanner(plan)
-    controller = control.Controller(robot, thread, Safety(robot.limits), seed=episode.seed)
+    settings = control.Settings(execution=episode.execution)
+    controller = control.Controller(robot, thread, Safety(robot.limits), settings, seed=episode.seed)
     try:
-        return controller.run(episode.seconds)
+        return controller.run(episode.seconds, stop=stop)
     except RobotLost as error:
         print(f"run_robot: {error}", file=sys.stderr)
         return controller.report(False)
@@ -184,23 +222,39 @@ def drive(robot: Robot, plan: Callable, episode: Episode) -> control.Report:
 
 
 def planner(robot: Robot, client: Client, times: list[float]) -> Callable:
-    """question -> actions (50, 14) of the server; appends each reply's round trip in ms to `times`."""
+    """question -> actions (50, 14) of the server; appends each reply's round trip in ms to `times`.
+
+    A server that comes back with another policy than it had at the start is not obeyed: Refused, until it has that one again.
+    """
+    agreed = client.metadata
 
     def plan(question: control.Question) -> np.ndarray:
         observation = robot.observe()
+        asked = {name: value for name, value in question._asdict().items() if name != "frozen_actions" or len(value)}
         started = time.monotonic()
-        reply = client.infer(observation | question._asdict(), timeout_s=control.Settings().stale_s)
+        client.connect(control.Settings().stale_s)
+        check_same(agreed, client.metadata)
+        reply = client.infer(observation | asked, timeout_s=control.Settings().stale_s)
+        check_same(agreed, client.metadata)  # it may have connected anew
         times.append(1e3 * (time.monotonic() - started))
         return reply["actions"]
 
     return plan
 
 
+def check_same(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refused when the server's policy is another one than at the start."""
+    if agreed.get("policy_id") != now.get("policy_id"):
+        names = f"{now.get('policy_id')} for {now.get('instruction')!r}, at the start it was {agreed.get('policy_id')}"
+        raise Refused(f"the server now serves {names} for {agreed.get('instruction')!r}; the arms hold until that one is back")
+
+
 def summary(report: control.Report, status: dict, times_ms: Sequence[float]) -> dict:
     """The JSON report: robot_episode, latency_ms (request to reply) and observation_to_reply_ms (with the images' making)."""
-    counts = {name: value for name, value in report._asdict().items() if name != "latencies_ms"}
+    counts = {name: value for name, value in report._asdict().items() if name not in ("latencies_ms", "late_ms")}
     return {
         "robot_episode": counts | status,
+        "jitter_ms": control.percentiles_ms(report.late_ms),
         "latency_ms": control.percentiles_ms(tuple(times_ms)),
         "observation_to_reply_ms": control.percentiles_ms(report.latencies_ms),
     }
@@ -214,6 +268,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rest", action="store_true", help="go to the sleep pose at the end")
+    parser.add_argument("--execution", choices=tuple(EXECUTIONS), default="chunk", help="how chunks are executed (docs/deploy.md)")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="of the simulated servos, from a command on")
+    parser.add_argument("--noise-rad", type=float, default=0.0, help="standard deviation of the simulated encoders")
+    parser.add_argument("--loss", type=float, default=0.0, help="share of the simulated bus's packets that do not arrive")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     return parser.parse_args(argv)
 
@@ -221,9 +279,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one episode, print what came of it, write JSON."""
     args = parse(argv)
-    episode = Episode(args.task, args.seconds, args.seed, args.rest)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    episode = Episode(args.task, args.seconds, args.seed, args.rest, args.execution)
+    faults = Faults(args.latency_ms / 1e3, args.noise_rad, args.loss, args.seed)
     try:
-        result = run_episode(args.server, episode, api_key=os.environ.get("CLAMP_API_KEY"))
+        result = run_episode(args.server, episode, api_key=os.environ.get("CLAMP_API_KEY"), faults=faults)
     except (ValueError, Refused, Unavailable, RobotLost) as error:
         print(f"run_robot: {error}", file=sys.stderr)
         return 1

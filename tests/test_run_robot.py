@@ -3,6 +3,7 @@
 import datetime
 import json
 import multiprocessing
+import signal
 import threading
 
 import deployed
@@ -12,9 +13,9 @@ import pytest
 from toy_plant import ToyPlant
 
 from clamp_jax.deploy import artifact, control, protocol, request
-from clamp_jax.deploy.client import Client
+from clamp_jax.deploy.client import Client, Refused
 from clamp_jax.deploy.robots import SLEEP, Robot, RobotLost, path_to
-from clamp_jax.deploy.robots.simulated import SimulatedRobot, _Body
+from clamp_jax.deploy.robots.simulated import Faults, SimulatedRobot, _Body
 from clamp_jax.deploy.safety import Safety, aloha_limits
 from clamp_jax.deploy.server import Settings, serving
 from clamp_jax.geometry import kinematics
@@ -199,3 +200,49 @@ def test_commands_refuse_with_one_line(folder, tmp_path, capsys):
         assert found in line
     assert export.main(["--verify", str(folder)]) == 0
     assert json.loads(capsys.readouterr().out)["difference"] <= 1e-6
+
+
+def test_commands_are_late_lost_and_readings_noisy_as_asked_and_the_same_each_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("clamp_jax.deploy.robots.simulated.time.monotonic", lambda: clock[0])
+    bodies = [_Body(ToyPlant(), Faults(latency_s=0.05, noise_rad=0.01, loss=0.25, seed=3)) for _ in range(2)]
+    readings, lost = [], 0
+    for number in range(400):
+        clock[0] = 0.02 * number
+        goal = np.full(14, number / 1e4)
+        for body in bodies:
+            body._send(goal)
+            arrived = body._arrived(clock[0])
+        assert arrived is None or arrived[0] * 1e4 <= number - 2.5  # 50 ms are two and a half periods
+        pair = [body._reading() for body in bodies]
+        np.testing.assert_array_equal(*pair)
+        readings.append(pair[0])
+    lost = sum(np.array_equal(a, b) for a, b in zip(readings, readings[1:], strict=False))
+    assert 60 < lost < 140 and bodies[0]._lost > 150
+    assert np.std(np.array(readings) - deployed.HOME) == pytest.approx(0.01, rel=0.1)
+
+
+def test_faults_that_are_none_are_refused():
+    for faults in (Faults(latency_s=-1), Faults(loss=1.0), Faults(noise_rad=float("nan"))):
+        with pytest.raises(ValueError, match="expected a latency"):
+            SimulatedRobot(ToyPlant, {}, faults=faults)
+
+
+def test_another_policy_is_not_obeyed_and_real_time_needs_frozen_actions():
+    told = {"policy_id": "a", "instruction": "close"}
+    run_robot.check_same(told, dict(told))
+    with pytest.raises(Refused, match="now serves b for 'open', at the start it was a for 'close'"):
+        run_robot.check_same(told, {"policy_id": "b", "instruction": "open"})
+    run_robot.check_execution({"inputs": {}}, "chunk")
+    run_robot.check_execution({"inputs": {"frozen_actions": {}}}, "realtime")
+    with pytest.raises(ValueError, match="export it anew"):
+        run_robot.check_execution({"inputs": {}}, "realtime")
+
+
+def test_the_first_signal_asks_and_the_second_is_as_ever():
+    before = signal.getsignal(signal.SIGTERM)
+    with run_robot.Stop() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
