@@ -80,7 +80,8 @@ class Checkpoints:
                 raise
             logging.getLogger(__name__).error("%s", error)
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # orbax says once more what a save failed of
+                self._manager.close()
 
     def latest(self) -> int | None:
         """The newest step that is on disk, None when there is none."""

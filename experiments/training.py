@@ -293,8 +293,7 @@ class Log:
         rates = {"samples_per_s": self.batch / step_s} | self.work.figures(self.batch / step_s)
         line = {"step": step, **figures, "step_s": step_s, "wait_share": wait_share, **rates}
         if processes.first():
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            add_line(self.path, json.dumps(line))
         self.write(step, {name: value for name, value in line.items() if name != "step"})
         compiled = step - clock.steps == self.first  # the first line's time is mostly compilation
         left_s = None if compiled else step_s * (self.of - step)
@@ -360,7 +359,29 @@ def begin_or_resume(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
+    """Write a file under a temporary name and rename it. Raises OSError that names it, and leaves nothing, when the disk is full."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with _told(path):
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def add_line(path: Path, line: str) -> None:
+    """Write one more line at the end of a file. Raises OSError that names it when the disk is full."""
+    with _told(path), path.open("a") as file:
+        file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A full disk's error says neither which file nor what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        told = f"{path} cannot be written ({why}); make room or mend the cause, and the same command goes on"
+        raise OSError(error.errno, told) from error
