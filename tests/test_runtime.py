@@ -1,5 +1,8 @@
 """What is set before jax starts."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,40 @@ def test_the_flag_is_added_once_and_only_to_releases_that_know_it():
     users = "--xla_cpu_enable_concurrency_optimized_scheduler=true"
     assert runtime.xla_flags(users, (0, 10)) == users
     assert runtime.xla_flags("", (0, 9)) == runtime.xla_flags("", (0, 12)) == ""
+
+
+HEAPS_OF_THREADS = """
+import ctypes, sys, threading
+from clamp_jax import runtime
+
+if sys.argv[1] == "shared":
+    runtime.setup("cpu")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+together = threading.Barrier(8)
+
+def allocate():
+    libc.malloc(2000)
+    together.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+libc.fopen.restype = ctypes.c_void_p
+file = libc.fopen(b"/dev/stdout", b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+
+
+def test_threads_share_two_heaps_unless_the_user_has_said_how_many():
+    if not runtime.share_heaps(runtime.HEAPS):
+        pytest.skip("needs glibc's malloc")
+
+    def heaps(way: str, **environment: str) -> int:
+        inherited = {name: value for name, value in os.environ.items() if name != runtime.HEAPS_VARIABLE}
+        done = [sys.executable, "-c", HEAPS_OF_THREADS, way]
+        return subprocess.run(done, env=inherited | environment, capture_output=True, text=True, check=True).stdout.count("<heap nr")
+
+    assert heaps("shared") == runtime.HEAPS == 2
+    assert heaps("shared", MALLOC_ARENA_MAX="3") == 3
+    assert heaps("glibc's") > 3
