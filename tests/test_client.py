@@ -11,10 +11,11 @@ import pytest
 from websockets.sync.server import serve as serve_raw
 
 from clamp_jax.deploy import client as client_module
-from clamp_jax.deploy.client import Client, Refused, Unavailable, pack, unpack
+from clamp_jax.deploy.client import Busy, Client, Refused, Unavailable, pack, unpack
 from clamp_jax.deploy.server import Settings, serving
 
 WAIT_S = 20
+OURS = pack({"protocol_version": 1})  # the least that a server's metadata says
 
 
 def served(policy=None, **settings):
@@ -57,7 +58,7 @@ def test_a_late_reply_is_thrown_away():
 
 def test_a_silent_server_is_given_up_after_three_time_outs():
     def silent(connection):
-        connection.send(pack({}))
+        connection.send(OURS)
         for _ in connection:
             pass
 
@@ -105,9 +106,10 @@ class raw:
     ],
     ids=range(6),
 )
-def test_a_damaged_reply_is_no_reply(frame):
+@pytest.mark.parametrize("told", [{"protocol_version": 1}, {}], ids=["ours", "foreign"])
+def test_a_damaged_reply_is_no_reply(frame, told):
     def damaged(connection):
-        connection.send(pack({}))
+        connection.send(pack(told))
         for _ in connection:
             connection.send(frame)
 
@@ -116,6 +118,127 @@ def test_a_damaged_reply_is_no_reply(frame):
             with pytest.raises(Unavailable, match="is damaged"):
                 client.infer({"x": 1}, timeout_s=WAIT_S)
             assert len(count) == tries  # a fresh connection each time
+
+
+class Scripted:
+    """Answers each request by the frames that `answer(request, number)` gives, text or maps."""
+
+    def __init__(self, told, answer):
+        self.told, self.answer, self.requests = told, answer, []
+
+    def __call__(self, connection):
+        connection.send(pack(self.told))
+        for frame in connection:
+            self.requests.append(unpack(frame))
+            for reply in self.answer(self.requests[-1], len(self.requests)):
+                connection.send(reply if isinstance(reply, str) else pack(reply))
+
+
+@pytest.mark.parametrize("word", ["busy", "late"])
+@pytest.mark.parametrize("name", ["its own", "-"])
+def test_busy_and_late_leave_the_connection_open(word, name):
+    def answer(request, number):
+        if number > 1:
+            return [{"request_id": request["request_id"], "n": number}]
+        return [f"0123abcd: {word}: request {request['request_id'] if name == 'its own' else name}: 16 are waiting"]
+
+    with raw(Scripted({"protocol_version": 1}, answer)) as (url, count), Client(url) as client:
+        with pytest.raises(Busy, match=f"{word}: request .*: 16 are waiting"):
+            client.infer({"x": 1}, timeout_s=WAIT_S)
+        assert client.infer({"x": 1}, timeout_s=WAIT_S)["n"] == 2
+        assert len(count) == 1 and client.discarded == 0
+
+
+def test_a_busy_that_belongs_to_an_earlier_request_is_thrown_away():
+    def answer(request, number):
+        late = [f"0123abcd: {word}: request {number - 1}: words" for word in ("busy", "late")]
+        return [*late, {"request_id": number}] if number > 1 else []
+
+    with raw(Scripted({"protocol_version": 1}, answer)) as (url, count), Client(url) as client:
+        with pytest.raises(Unavailable, match="no reply"):
+            client.infer({"x": 1}, timeout_s=0.1)
+        assert client.infer({"x": 1}, timeout_s=WAIT_S) == {"request_id": 2}
+        assert (client.discarded, len(count)) == (2, 1)
+
+
+@pytest.mark.parametrize("text", ["busy", "0123abcd: busy", "xyz: busy: request 1: a", "0123abcd: rebusy: request 1: a", 3000 * "a"])
+def test_any_other_text_is_a_refusal(text):
+    with raw(Scripted({"protocol_version": 1}, lambda *_: [text])) as (url, count), Client(url) as client:
+        for tries in (1, 2):
+            with pytest.raises(Refused) as refused:
+                client.infer({"x": 1}, timeout_s=WAIT_S)
+            assert str(refused.value) == (text if len(text) < 1000 else "... " + text[-1000:]) and len(count) == tries
+
+
+def test_a_full_server_is_busy():
+    started, go_on = threading.Event(), threading.Event()
+
+    def before(inputs):
+        if inputs["seed"][0] == 1:
+            started.set()
+            assert go_on.wait(WAIT_S)
+
+    with served(deployed.StubPolicy(before), pending=1) as url, Client(url) as first, Client(url) as second:
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(first.infer(deployed.message(seed=1), timeout_s=WAIT_S)))
+        thread.start()
+        assert started.wait(WAIT_S)
+        with pytest.raises(Busy, match="requests are waiting"):
+            second.infer(deployed.message(), timeout_s=WAIT_S)
+        go_on.set()
+        thread.join(WAIT_S)
+        assert "actions" in answers[0] and "actions" in second.infer(deployed.message(), timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("optional", [None, ["seed"], ["deadline_ms"]])
+def test_the_deadline_goes_with_the_request_where_the_server_knows_it(optional):
+    server = Scripted({"protocol_version": 1, "optional": optional}, lambda request, _: [{"request_id": request["request_id"]}])
+    with raw(server) as (url, _), Client(url) as client:
+        client.infer({"x": 1}, timeout_s=WAIT_S)
+        client.infer({"x": 1}, timeout_s=1e9)
+    deadlines = [request.get("deadline_ms") for request in server.requests]
+    if optional == ["deadline_ms"]:
+        assert 0 < deadlines[0] <= 1e3 * WAIT_S and deadlines[1] == 1e8
+    else:
+        assert deadlines == [None, None]
+
+
+def test_a_foreign_server_gets_the_observation_alone_and_answers_in_order():
+    server = Scripted({}, lambda request, number: [{"actions": request["x"], "n": number}])
+    with raw(server) as (url, count), Client(url) as client:
+        for number in (1, 2, 3):
+            reply = client.infer({"x": np.arange(number)}, timeout_s=WAIT_S)
+            assert reply["n"] == number and len(reply["actions"]) == number
+        assert len(count) == 1
+    assert [list(request) for request in server.requests] == [["x"]] * 3
+
+
+def test_a_foreign_servers_late_reply_is_never_taken_for_the_next_one():
+    go_on = threading.Event()
+
+    def answer(request, number):
+        if number == 1:
+            assert go_on.wait(WAIT_S)
+        return [{"asked": request["x"]}]
+
+    with raw(Scripted({}, answer)) as (url, count), Client(url) as client:
+        with pytest.raises(Unavailable, match="no reply"):
+            client.infer({"x": 1}, timeout_s=0.1)
+        go_on.set()
+        assert client.infer({"x": 2}, timeout_s=WAIT_S) == {"asked": 2} and len(count) == 2
+
+
+def test_a_reply_that_is_too_large_is_no_reply(monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_MESSAGE", 10_000)
+    with raw(Scripted({}, lambda *_: [{"x": b"0" * 20_000}])) as (url, _), Client(url) as client:
+        with pytest.raises(Unavailable, match="lost"):
+            client.infer({"x": 1}, timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("told", [[1], None, 3])
+def test_metadata_that_is_no_map_is_no_server(told):
+    with raw(Scripted(told, lambda *_: [])) as (url, _), pytest.raises(Unavailable, match="expected a map"):
+        Client(url, backoff_s=(2 * WAIT_S, 2 * WAIT_S)).connect(WAIT_S)
 
 
 def test_it_waits_longer_after_each_failed_attempt():
@@ -172,4 +295,4 @@ def test_the_file_stands_alone_and_is_python_3_8():
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     others = {"numpy", "msgpack", "websockets"}
-    assert {n.split(".")[0] for n in names} - others <= {"__future__", "inspect", "socket", "threading", "time", "contextlib"}
+    assert {n.split(".")[0] for n in names} - others <= {"__future__", "inspect", "re", "socket", "threading", "time", "contextlib"}

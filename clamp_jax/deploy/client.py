@@ -4,13 +4,16 @@
         reply = client.infer(observation, timeout_s=0.5)  # {"actions": (50, 14), "server_timing": {...}}
 
 It connects when first used and again after every failure, waiting a little longer each time. A reply that comes after its
-request timed out is recognised by its id and thrown away, never executed.
+request timed out is recognised by its id and thrown away, never executed. Servers of the same wire that know no ids (openpi's:
+their metadata has no protocol_version) get the observation as it is, and a time-out ends the connection: a late reply could not
+be told from the next one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import socket
 import threading
 import time
@@ -22,11 +25,14 @@ from websockets.sync.client import connect
 
 PROTOCOL_VERSION = 1
 DTYPES = frozenset(["|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"])
-MAX_MESSAGE = 32 * 2**20  # bytes
+MAX_MESSAGE = 8 * 2**20  # bytes of a frame that a server may send: a chunk of 50 commands is 3 kB, metadata is some 10 kB
+MAX_DEADLINE_MS = 1e8
 PATIENCE = 3  # time-outs in a row after which the connection is given up and opened anew
 _DAMAGED = (ValueError, TypeError, KeyError, msgpack.UnpackException)  # what decoding a wrong message can raise
-# websockets 15 and later send a robot's traffic through http_proxy if it is set; older ones know no proxies.
-_NO_PROXY = {"proxy": None} if "proxy" in inspect.signature(connect).parameters else {}
+_NOT_NOW = re.compile(r"[0-9a-f]{8}: (?:busy|late): request (\S+): ")  # texts after which the connection stays
+# websockets 15 and later send a robot's traffic through http_proxy if it is set, and give up a server whose first inference
+# compiles for 40 s (keep-alive pings). The deadlines here do that work. Older ones have neither.
+_OPTIONS = {name: None for name in ("proxy", "ping_interval") if name in inspect.signature(connect).parameters}
 
 
 class Refused(RuntimeError):
@@ -35,6 +41,10 @@ class Refused(RuntimeError):
 
 class Unavailable(ConnectionError):
     """No reply in time: no connection, a lost one, or a slow server. Hold and try again."""
+
+
+class Busy(Unavailable):
+    """The server said that it has too much to do, or that the request's turn came too late. The connection stays."""
 
 
 def pack(message):
@@ -82,7 +92,7 @@ class Client:
         self._wait_s = backoff_s[0]
         self._timeouts = self._next_id = 0
         self.metadata = None  # the server's, of the last connection
-        self.discarded = 0  # late replies thrown away
+        self.discarded = 0  # late replies thrown away, "busy" and "late" among them
 
     def __enter__(self):
         return self
@@ -107,11 +117,11 @@ class Client:
         return self.metadata
 
     def _open(self, timeout_s):
-        options = dict(_NO_PROXY, open_timeout=timeout_s, close_timeout=1, compression=None, max_size=MAX_MESSAGE)
+        options = dict(_OPTIONS, open_timeout=timeout_s, close_timeout=1, compression=None, max_size=MAX_MESSAGE)
         # As a context manager: newer releases of websockets connect only then, older ones allow it.
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(connect(self._url, additional_headers=self._headers, **options))
-            self.metadata = unpack(connection.recv(timeout_s))
+            self.metadata = _a_map(unpack(connection.recv(timeout_s)))
             self._close_connection = stack.pop_all().close
         self._connection, self._wait_s, self._timeouts = connection, self._backoff_s[0], 0
 
@@ -128,18 +138,21 @@ class Client:
         """Send a request and return the reply to it.
 
         `observation`: a dict as the server's metadata describes (images, depth_m, state, past_actions, past_mask, ...).
-        Unavailable when no reply to this very request came within `timeout_s`; Refused when the server says that it is wrong.
+        Unavailable when no reply to this very request came within `timeout_s` (Busy: the server said so); Refused when the server
+        says that it is wrong.
         """
         deadline = self._clock() + timeout_s
         self.connect(timeout_s)
         self._next_id += 1
-        data = pack(dict(observation, request_id=self._next_id, client_time=self._clock(), protocol_version=PROTOCOL_VERSION))
+        data = pack(self._request(observation, deadline))
         try:
             self._send(data, deadline)
             return self._receive(deadline)
+        except Busy:
+            raise
         except TimeoutError as error:
             self._timeouts += 1
-            if self._timeouts >= PATIENCE:  # it may be frozen or cut off without a word
+            if self._timeouts >= PATIENCE or not self._knows_ids():  # it may be frozen or cut off without a word
                 self._drop()
             raise Unavailable(f"no reply from {self._url} within {timeout_s:.3g} s") from error
         except (ConnectionClosed, OSError) as error:
@@ -148,6 +161,18 @@ class Client:
         except _DAMAGED as error:
             self._drop()
             raise Unavailable(f"reply of {self._url} is damaged: {error}") from error
+
+    def _knows_ids(self):
+        return "protocol_version" in self.metadata
+
+    def _request(self, observation, deadline):
+        if not self._knows_ids():
+            return observation
+        now = self._clock()
+        added = {"request_id": self._next_id, "client_time": now, "protocol_version": PROTOCOL_VERSION}
+        if "deadline_ms" in (self.metadata.get("optional") or ()):  # a server that is older than this name refuses it
+            added["deadline_ms"] = min(max(1e3 * (deadline - now), 1e-3), MAX_DEADLINE_MS)
+        return dict(observation, **added)
 
     def _send(self, data, deadline):
         # A frozen server stops reading: sending then blocks for ever, unless the socket is shut under it.
@@ -162,16 +187,22 @@ class Client:
     def _receive(self, deadline):
         while True:
             frame = self._connection.recv(max(deadline - self._clock(), 0.0))
-            if isinstance(frame, str):
-                self._drop()  # the server closes after an error
-                raise Refused(frame[:1000])
-            reply = unpack(frame)
-            if not isinstance(reply, dict):
-                raise ValueError(f"it is a {type(reply).__name__}, expected a map")
-            if reply.get("request_id") == self._next_id:
+            reply = self._not_now(frame) if isinstance(frame, str) else _a_map(unpack(frame))
+            if reply is not None and (not self._knows_ids() or reply.get("request_id") == self._next_id):
                 self._timeouts = 0
                 return reply
             self.discarded += 1
+
+    def _not_now(self, text):
+        """None for a "busy" or "late" that belongs to an earlier request; raises Busy for this one's, Refused for any other text."""
+        found = _NOT_NOW.match(text)
+        if found is None:
+            self._drop()  # the server closes after an error
+            raise Refused(text if len(text) <= 1000 else "... " + text[-1000:])  # a traceback says last what is wrong
+        if found.group(1) not in (str(self._next_id), "-"):
+            return None
+        self._timeouts = 0
+        raise Busy(f"{self._url}: {text[:1000]}")
 
     def _drop(self):
         if self._connection is not None:
@@ -184,3 +215,9 @@ def _shut(connection):
         connection.socket.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # it was closed already
+
+
+def _a_map(message):
+    if not isinstance(message, dict):
+        raise ValueError(f"it is a {type(message).__name__}, expected a map")
+    return message
