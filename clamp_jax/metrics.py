@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from clamp_jax.losses import cosines, unit
 
@@ -42,6 +42,32 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
 
     interval = binomtest(int(successes), int(trials)).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+class Paired(NamedTuple):
+    """Two policies on the same trials."""
+
+    both: int
+    first_only: int
+    second_only: int
+    neither: int
+    p_value: float  # of the exact test that a trial which only one solves is as likely the first's as the second's
+
+
+def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " m"]) -> Paired:
+    """McNemar's exact two-sided test of paired successes: binomial on the discordant trials; p is 1 where there are none.
+
+    Raises ValueError when the two have different numbers of trials.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"successes have shapes {first.shape} and {second.shape}; a paired comparison needs the same trials of both")
+    from scipy.stats import binomtest
+
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return Paired(int(np.sum(first & second)), only_first, only_second, int(np.sum(~first & ~second)), p_value)
 
 
 def parameter_count(params: Any) -> int:

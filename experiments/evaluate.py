@@ -2,13 +2,18 @@
 
     python -m experiments.evaluate --checkpoint runs/finetune --task drawer_close --trials 64 --backend mjx --json out.json
     python -m experiments.evaluate --checkpoint clamp=runs/a scratch=runs/b --policy hold_still --task drawer_close --video out.mp4
+    python -m experiments.evaluate --checkpoint runs/finetune --policy mine=ws://127.0.0.1:8000 --task drawer_close --trials 64
 
 Every policy meets the same initial states (seed and number of the trial decide them) and the same draws of sensor noise and
-diffusion noise; success is counted at any control step and comes with its Wilson 95 % interval.
+diffusion noise; success is counted at any control step and comes with its Wilson 95 % interval. Each pair of policies is compared
+on its discordant trials, those that one of the two solves, by McNemar's exact test. A served policy (experiments/served.py) may be
+any that speaks the wire of docs/deploy.md; a server that needs an API key gets the environment variable CLAMP_API_KEY.
 """
 
 import argparse
+import contextlib
 import functools
+import itertools
 import os
 import sys
 import time
@@ -32,7 +37,7 @@ from clamp_jax.geometry import kinematics
 from clamp_jax.sim import engines, rollout, scene, tasks
 from clamp_jax.sim.engines.base import OverflowedError
 from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, Capacity, Observation, SceneState
-from experiments import geometry, pictures, stages
+from experiments import geometry, pictures, served, stages
 
 POLICY_BATCH = 8  # examples the policy takes at once: bounds memory, not the result
 FILM_RATE = 25  # frames a second
@@ -114,6 +119,12 @@ def summarise(results: Mapping[str, rollout.Rollout]) -> dict[str, dict[str, Any
     return summary
 
 
+def compare(results: Mapping[str, rollout.Rollout]) -> list[dict[str, Any]]:
+    """Each pair of policies on their common trials: their names, the four counts and the exact test's p (metrics.mcnemar)."""
+    pairs = itertools.combinations(results.items(), 2)
+    return [{"first": a, "second": b} | metrics.mcnemar(x.success, y.success)._asdict() for (a, x), (b, y) in pairs]
+
+
 def write_film(result: rollout.Rollout, built: scene.Scene, path: Path, trials: int = 6) -> str | None:
     """Film the first trials side by side, green once they have succeeded; returns None, or in one line why there is none."""
     frames = film_frames(result, built, min(trials, len(result.success)))
@@ -146,7 +157,7 @@ def batched(single: act.Act, params: Any) -> rollout.Policy:
     """A policy for a batch of single(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key."""
 
     def one(params: Any, observation: Observation, key: jax.Array) -> jax.Array:
-        noise = jax.random.normal(jax.random.fold_in(key, 1), (CHUNK, ACTION_DIM))
+        noise = jax.random.normal(jax.random.key(rollout.noise_seed(key)), (CHUNK, ACTION_DIM))  # as an artifact draws it
         return single(params, observation, noise)
 
     @jax.jit
@@ -185,11 +196,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a checkpoint is DIR or NAME=DIR."""
     parser = argparse.ArgumentParser(description="Success of policies in simulation, from the same initial states.")
     parser.add_argument("--checkpoint", nargs="*", default=[], metavar="[NAME=]DIR", help="folders of fine-tuned policies")
-    parser.add_argument("--policy", choices=("checkpoint", "hold_still"), default="checkpoint", help="hold_still: also that baseline")
+    also = "hold_still: also that baseline; or the address of a served policy, of any framework"
+    parser.add_argument("--policy", nargs="+", action="extend", default=[], metavar="hold_still|[NAME=]ws://HOST:PORT", help=also)
     add_settings(parser, trials=64, backend="mjx")
+    add_served(parser)
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--video", type=Path, help="film of the first policy's first trials (.mp4)")
     return parser.parse_args(argv)
+
+
+def add_served(parser: argparse.ArgumentParser) -> None:
+    """The command line's part of served.How."""
+    how = served.How()
+    group = parser.add_argument_group("served policies")
+    wire = "what servers get whose metadata has no protocol_version: state, prompt, and images (h, w, 3); openpi: (3, h, w)"
+    group.add_argument("--wire", choices=served.WIRES, default=how.wire, help=wire)
+    size = "pixels of their images where their metadata names no image_size; default: %(default)s"
+    group.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), default=how.image_size, help=size)
+    group.add_argument("--connections", type=int, default=how.connections, help="requests at a time")
+    group.add_argument("--timeout-s", type=float, default=how.timeout_s, help="of one reply; the first may wait for a compilation")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,16 +222,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
         settings = from_arguments(args)
-        report = evaluate(named_candidates(args.checkpoint, args.policy), settings, args.video)
-    except (ValueError, OSError, ImportError, OverflowedError) as error:
+        how = served.How(args.wire, tuple(args.image_size), args.connections, args.timeout_s, os.environ.get("CLAMP_API_KEY"))
+        with contextlib.ExitStack() as stack:
+            candidates = named_candidates(args.checkpoint, args.policy, lambda *named: open_served(stack, settings, how, *named))
+            report = evaluate(candidates, settings, args.video)
+    except (ValueError, OSError, ImportError, OverflowedError, served.ServedError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    for name, entry in report["success"].items():
-        share = entry["successes"] / entry["trials"]
-        print(f"{name}: {entry['successes']}/{entry['trials']} = {share:.0%}, Wilson 95 % {entry['low']:.0%} to {entry['high']:.0%}")
+    print("\n".join(lines(report)))
     if args.json:
         stages.write_json(args.json, report)
     return 0
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report in words: a line a policy, and one for each pair of them."""
+    for name, entry in report["success"].items():
+        share = entry["successes"] / entry["trials"]
+        yield f"{name}: {entry['successes']}/{entry['trials']} = {share:.0%}, Wilson 95 % {entry['low']:.0%} to {entry['high']:.0%}"
+    for pair in report["pairs"]:
+        first, second = (f"{pair[f'{which}_only']} by {pair[which]} alone" for which in ("first", "second"))
+        yield f"{pair['first']} and {pair['second']}: {first}, {second}, exact McNemar p = {pair['p_value']:.2g}"
 
 
 def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Path | None = None) -> dict[str, Any]:
@@ -215,7 +251,9 @@ def evaluate(candidates: Mapping[str, Candidate], settings: Settings, video: Pat
     with stages.bars() as bars:
         rows = {name: bars.add_task(name, total=limit_steps(settings), note="", start=False) for name in candidates}
         results = run_all(candidates, settings, functools.partial(_show, bars, rows))
-    report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results)}
+    report = settings._asdict() | {"limit_s": limit_steps(settings) / CONTROL_HZ, "success": summarise(results), "pairs": compare(results)}
+    abouts = {name: c.policy.about for name, c in candidates.items() if isinstance(c.policy, served.ServedPolicy)}
+    report |= {"served": abouts} if abouts else {}
     if video is not None:
         problem = write_film(next(iter(results.values())), scene.build(settings.task, settings.geometry), video)
         report["video"] = problem or video.name
@@ -229,20 +267,37 @@ def _show(bars: Progress, rows: Mapping[str, Any], name: str, done: int, of: int
     bars.update(rows[name], completed=of if done >= of else done)
 
 
-def named_candidates(folders: Sequence[str], policy: str) -> dict[str, Candidate]:
-    """Candidates by name of [NAME=]DIR arguments; ValueError when there is none or two have one name."""
-    found = {}
-    for text in folders:
-        name, _, folder = text.rpartition("=")
-        name = name or Path(folder).name
-        if name in found:
-            raise ValueError(f"two checkpoints are called {name!r}; name them: --checkpoint first=DIR second=DIR")
-        found[name] = load(Path(folder))
-    if policy == "hold_still":
-        found["hold_still"] = hold_still()
-    if not found:
-        raise ValueError("nothing to evaluate; give --checkpoint DIR or --policy hold_still")
-    return found
+def named_candidates(folders: Sequence[str], policies: Sequence[str], opened: Callable[[str, str], Candidate]) -> dict[str, Candidate]:
+    """Candidates by name of [NAME=]DIR and of hold_still or [NAME=]ws://host:port, which `opened(name, url)` connects to.
+
+    ValueError when there is none, when two have one name or when a policy is neither.
+    """
+    named = [(name or Path(folder).name, load, (Path(folder),)) for name, _, folder in (text.rpartition("=") for text in folders)]
+    for text in policies:
+        named.append((text, hold_still, ()) if text == "hold_still" else (served.parse(text)[0], opened, served.parse(text)))
+    if not named:
+        raise ValueError("nothing to evaluate; give --checkpoint DIR, --policy hold_still or --policy ws://host:port")
+    names = [name for name, *_ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two policies are called {twice!r}; name them: --checkpoint first=DIR second=DIR --policy third=ws://host:port")
+    return {name: make(*arguments) for name, make, arguments in named}
+
+
+def open_served(stack: contextlib.ExitStack, settings: Settings, how: served.How, name: str, url: str) -> Candidate:
+    """A served policy, connected until the stack is left; its cameras are those it asks for, looks fixed."""
+    policy = served.ServedPolicy(name, url, how, instructions(settings))
+    stack.callback(policy.close)
+    return Candidate(policy, fixed_looks(policy.sensor))
+
+
+@functools.cache
+def instructions(settings: Settings) -> tuple[str, ...]:
+    """The instruction of each trial."""
+    task = tasks.get(settings.task, settings.geometry)
+    if len(task.instructions) == 1:
+        return task.instructions * settings.trials
+    return tuple(task.instructions[variant] for variant in rollout.initial_states(task, settings.trials, settings.seed).variant)
 
 
 def load(folder: Path) -> Candidate:

@@ -8,7 +8,7 @@ from pathlib import Path
 import deployed
 import numpy as np
 import pytest
-from websockets.sync.server import serve as serve_raw
+from toy_servers import Scripted, raw
 
 from clamp_jax.deploy import client as client_module
 from clamp_jax.deploy.client import Busy, Client, Refused, Unavailable, pack, unpack
@@ -72,28 +72,6 @@ def test_a_silent_server_is_given_up_after_three_time_outs():
         assert len(count) == 2
 
 
-class raw:
-    """A server of the wire that does what `handle` says; counts connections."""
-
-    def __init__(self, handle):
-        self.count = []
-
-        def run(connection):
-            self.count.append(1)
-            handle(connection)
-
-        self.server = serve_raw(run, "127.0.0.1", 0, compression=None)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}", self.count
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.thread.join(WAIT_S)
-
-
 @pytest.mark.parametrize(
     "frame",
     [
@@ -118,20 +96,6 @@ def test_a_damaged_reply_is_no_reply(frame, told):
             with pytest.raises(Unavailable, match="is damaged"):
                 client.infer({"x": 1}, timeout_s=WAIT_S)
             assert len(count) == tries  # a fresh connection each time
-
-
-class Scripted:
-    """Answers each request by the frames that `answer(request, number)` gives, text or maps."""
-
-    def __init__(self, told, answer):
-        self.told, self.answer, self.requests = told, answer, []
-
-    def __call__(self, connection):
-        connection.send(pack(self.told))
-        for frame in connection:
-            self.requests.append(unpack(frame))
-            for reply in self.answer(self.requests[-1], len(self.requests)):
-                connection.send(reply if isinstance(reply, str) else pack(reply))
 
 
 @pytest.mark.parametrize("word", ["busy", "late"])

@@ -109,11 +109,23 @@ def test_without_pyav_there_is_a_line_and_no_film(tmp_path, monkeypatch):
 
 def test_bad_arguments_are_refused(capsys):
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate.named_candidates([], "checkpoint")
+        evaluate.named_candidates([], [], None)
+    with pytest.raises(ValueError, match="two policies are called 'a'"):
+        evaluate.named_candidates(["runs/a"], ["a=ws://127.0.0.1:1"], None)
+    with pytest.raises(ValueError, match="policy 'checkpoint' is not known"):
+        evaluate.named_candidates([], ["checkpoint"], None)
     assert evaluate.main(["--task", TASK, "--checkpoint", "/nowhere/run"]) == 1
     assert "/nowhere/run" in capsys.readouterr().err
     assert evaluate.main(["--task", "drawer_clos", "--policy", "hold_still", "--backend", "native"]) == 1
     assert "did you mean 'drawer_close'" in capsys.readouterr().err
+
+
+def test_every_pair_is_compared_on_its_trials():
+    found = {name: result(success, [10] * 4) for name, success in (("a", [1, 1, 1, 0]), ("b", [0, 0, 1, 0]), ("c", [0, 0, 0, 1]))}
+    pairs = evaluate.compare({name: one._replace(success=one.success.astype(bool)) for name, one in found.items()})
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [(pair["first_only"], pair["second_only"]) for pair in pairs] == [(2, 0), (3, 1), (1, 1)]
+    assert [pair["p_value"] for pair in pairs] == pytest.approx([0.5, 0.625, 1.0])
 
 
 def test_retrieval_figures_of_known_embeddings():

@@ -1,5 +1,7 @@
 """Figures that are reported, against known values."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,23 @@ def test_wilson_without_trials_knows_nothing_and_refuses_nonsense():
     assert metrics.wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="5 successes of 4 trials"):
         metrics.wilson(5, 4)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (5, 0), (3, 9), (6, 6), (20, 7)])
+def test_mcnemar_equals_its_sum(only_first, only_second):
+    counts = (4, only_first, only_second, 3)
+    first, second = (np.repeat(np.array(row, bool), counts) for row in ([1, 1, 0, 0], [1, 0, 1, 0]))
+    order = np.random.default_rng(0).permutation(len(first))
+    found, n = metrics.mcnemar(first[order], second[order]), only_first + only_second
+    assert found[:4] == counts
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    assert found.p_value == pytest.approx(min(1.0, 2 * tail))
+    assert metrics.mcnemar(second, first).p_value == pytest.approx(found.p_value)
+
+
+def test_mcnemar_needs_the_same_trials():
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(4,\)"):
+        metrics.mcnemar(np.ones(3, bool), np.ones(4, bool))
 
 
 def test_parameters_are_counted_by_their_top_names():

@@ -1,5 +1,6 @@
 """Rollouts against a slow one-trial loop on a toy engine whose physics is: the joints jump to the command."""
 
+import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -141,12 +142,27 @@ def test_draws_differ_between_trials_and_replans_and_repeat_with_the_seed():
     np.testing.assert_array_equal(rows, np.concatenate(drawn[2:]))
 
 
+@pytest.mark.parametrize(("horizon", "replan"), [(7, 50), (7, 3), (1, 50), (60, 50)])
+def test_a_policy_may_have_chunks_of_another_length(horizon, replan):
+    def other(observation, keys):
+        commands = np.asarray(counting(observation, keys))
+        return np.concatenate([commands, commands + 9], 1)[:, :horizon]
+
+    told = []
+    found = rollout.rollout(ToyEngine([{20}, set()]), other, starts(2), sense, steps=45, replan=replan, progress=told.append)
+    expected = rollout.rollout(ToyEngine([{20}, set()]), counting, starts(2), sense, steps=45, replan=min(horizon, replan))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(found.steps, [20, 45])
+    assert told[-1] == 45
+
+
 def test_bad_policies_are_refused():
     def run(policy, replan=50):
         return rollout.rollout(ToyEngine([set()] * 2), policy, starts(2), sense, steps=50, replan=replan)
 
-    with pytest.raises(ValueError, match=r"shape \(2, 10, 14\); expected \(2, 50, 14\)"):
-        run(lambda observation, keys: np.zeros((2, 10, 14)))
+    for shape in ((2, 0, 14), (2, 50, 13), (1, 50, 14), (50, 14)):
+        with pytest.raises(ValueError, match=rf"shape {re.escape(str(shape))}; expected \(2, t, 14\)"):
+            run(lambda observation, keys, shape=shape: np.zeros(shape))
     with pytest.raises(ValueError, match="not finite in trial 1"):
         run(lambda observation, keys: np.stack([np.zeros((50, 14)), np.full((50, 14), np.nan)]))
     with pytest.raises(ValueError, match="replan is 51"):

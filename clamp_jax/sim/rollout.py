@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import ArrayLike, Float, Int, Key
+from jaxtyping import ArrayLike, Float, Int, Key, UInt32
 
 from clamp_jax import batching, observe, sensors
 from clamp_jax.geometry import kinematics
@@ -23,7 +23,8 @@ HOME_ACTION = np.concatenate([HOME_COMMAND, HOME_COMMAND]).astype(np.float32)  #
 
 STATES = 1 + HISTORY  # kept for late sensors: the state now and those of the second before it, the longest delay there is
 
-Policy = Callable[[Observation, Array], ArrayLike]  # batched observation, keys (b,) -> commands (b, CHUNK, 14), rad and gripper 0..1
+# batched observation, keys (b,) -> commands (b, t, 14), rad and gripper 0..1; t >= 1, of ours CHUNK
+Policy = Callable[[Observation, Array], ArrayLike]
 # states (b,s,q) up to now, newest last, past (b,t,14), mask (b,t), keys of the moment (b,), keys of the trials (b,)
 Sense = Callable[[ArrayLike, ArrayLike, ArrayLike, Array, Array], Observation]
 
@@ -90,10 +91,11 @@ def hold_still(observation: Observation, keys: Array) -> Array:
 def rollout(engine: Any, policy: Policy, starts: Starts, sense: Sense, *, steps: int, replan: int = CHUNK, progress: Any = None) -> Rollout:
     """Run the policy in closed loop from every initial state, at most `steps` control steps of 0.02 s.
 
-    replan: commands of a chunk that are executed before the next observation, 1..CHUNK (CHUNK: ALOHA Unleashed's habit).
+    replan: commands of a chunk that are executed before the next observation, 1..CHUNK (CHUNK: ALOHA Unleashed's habit); of a
+    policy whose chunks are shorter, all.
     progress: called with the number of control steps done after each stretch (a bar).
     An episode ends at its first success: from then on the trial holds its last command and its trace stands still.
-    Raises ValueError for a replan out of range or when the policy returns something that is no finite (b, CHUNK, 14).
+    Raises ValueError for a replan out of range or when the policy returns something that is no finite (b, t, 14).
     """
     if not 1 <= replan <= CHUNK:
         raise ValueError(f"replan is {replan}; a chunk has {CHUNK} commands, so give 1..{CHUNK}")
@@ -102,20 +104,25 @@ def rollout(engine: Any, policy: Policy, starts: Starts, sense: Sense, *, steps:
     record = _Record.start(starts.qpos, steps)
     states, keys = starts.qpos[:, None], _trial_keys(starts.seed, trials)
     trial_keys = _fold(keys, 0)  # no moment's: they count from 1
-    for begin in range(0, steps, replan):
+    begin = 0
+    while begin < steps and not record.done.all():
         now = _fold(keys, 1 + begin)
         observation = sense(states, history.actions, history.mask, now, trial_keys)
         commands = _checked(policy(observation, now), trials)[:, :replan]
         commands = np.where(record.done[:, None, None], history.last()[:, None], commands)
         physics, trace = engine.run(physics, commands)
         record.add(begin, np.asarray(trace.qpos), np.asarray(trace.success), commands)
+        begin += commands.shape[1]
         states = np.concatenate([states, np.asarray(trace.qpos)], 1)[:, -STATES:]
         history = history.extend(commands)
         if progress is not None:
-            progress(min(begin + replan, steps))
-        if record.done.all():
-            break
+            progress(min(begin, steps))
     return record.finish()
+
+
+def noise_seed(key: Array) -> UInt32[Array, ""]:
+    """The seed that a policy draws its noise from at the moment of a trial's key: a served one is sent it, one in memory uses it."""
+    return jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
 
 
 def _trial_keys(seed: int, trials: int) -> Key[Array, " b"]:
@@ -128,9 +135,8 @@ def _fold(keys: Key[Array, " b"], number: int) -> Key[Array, " b"]:
 
 def _checked(commands: ArrayLike, trials: int) -> np.ndarray:
     commands = np.asarray(commands, np.float32)
-    expected = (trials, CHUNK, ACTION_DIM)
-    if commands.shape != expected:
-        raise ValueError(f"the policy returned commands of shape {commands.shape}; expected {expected}")
+    if commands.ndim != 3 or not commands.shape[1] or (commands.shape[0], commands.shape[2]) != (trials, ACTION_DIM):
+        raise ValueError(f"the policy returned commands of shape {commands.shape}; expected ({trials}, t, {ACTION_DIM}) with t >= 1")
     if not np.isfinite(commands).all():
         trial = int(np.argwhere(~np.isfinite(commands))[0, 0])
         raise ValueError(f"the policy returned a command that is not finite in trial {trial}; check the checkpoint's training log")
