@@ -1,6 +1,7 @@
 # make demo [SIZE=small|large] [DEVICE=cpu|cuda]   the whole way, from demonstrations to a moving robot; report in runs/demo
 # make test                                        ruff and the tests
 # make test-slow                                   the tests that take minutes
+# make client                                      dist/clamp_client-*.whl, the robot's client, which does not pull jax
 PYTHON ?= python3
 SIZE ?= small
 DEVICE ?= cpu
@@ -13,7 +14,7 @@ EXTRA_cuda := test,viz,cuda
 PLATFORM_cpu := cpu
 PLATFORM_cuda := cuda
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo client test test-slow lint install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -30,6 +31,9 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 demo: $(STAMP)
 	JAX_PLATFORMS=$(PLATFORM_$(DEVICE)) $(BIN)/python -m experiments.demo --size $(SIZE) --out $(OUT)
 
+client: $(STAMP)
+	$(BIN)/python -m experiments.client_wheel --out dist
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
@@ -40,4 +44,4 @@ test-slow: $(STAMP)
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info
