@@ -66,11 +66,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 @contextlib.contextmanager
 def stub(kind: str, size: int, first_ms: float = 0.0, eight_ms: float = 0.0) -> Iterator[str]:
     """The URL of a stand-in's server in a process of its own."""
+    with stub_process(kind, size, first_ms, eight_ms) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def stub_process(kind: str, size: int, first_ms: float = 0.0, eight_ms: float = 0.0) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The same with its process."""
     options = {"--kind": kind, "--size": size, "--first-ms": first_ms, "--eight-ms": eight_ms}
     command = [sys.executable, "-m", "experiments.benchmark.stub_server", *(str(part) for pair in options.items() for part in pair)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
-        yield serve._ready_url(process)
+        yield serve._ready_url(process), process
     finally:
         serve._end(process)
 

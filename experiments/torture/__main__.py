@@ -3,12 +3,13 @@
     python -m experiments.torture --kills 100 --json kills.json
     python -m experiments.torture --memory --json memory.json
     python -m experiments.torture --damage 1000 --json damage.json
+    python -m experiments.torture --fuzz 100000 --json fuzz.json
     python -m experiments.torture --commands 1000000 --json commands.json
     python -m experiments.torture --demonstrations 20 --json demonstrations.json
 
 --kills: SIGKILL at random moments and inside saves; --memory: the process over 200 saves and 2,000 steps; --damage: bits,
-truncations and deletions over a checkpoint and an artifact; --commands: sequences of ten commands through the safety layer;
---demonstrations: how much of the experts' commands it leaves alone, so many episodes of each task.
+truncations and deletions over a checkpoint and an artifact; --fuzz: messages to a policy server; --commands: sequences of ten
+commands through the safety layer; --demonstrations: how much of the experts' commands it leaves alone, so many episodes a task.
 Leaves with 0 when all held, with 1 when not.
 """
 
@@ -27,7 +28,7 @@ if __name__ == "__main__":
 from absl import logging
 
 from experiments.stages import write_json
-from experiments.torture import commands, damage, demonstrations, kills, memory, run
+from experiments.torture import commands, damage, demonstrations, fuzz, kills, memory, run
 
 
 def main() -> int:
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="how many times a run is killed")
     parser.add_argument("--memory", action="store_true", help="watch the memory of a process that trains and saves")
     parser.add_argument("--damage", type=int, default=0, help="how many files are damaged, one at a time")
+    parser.add_argument("--fuzz", type=int, default=0, help="how many messages a policy server is sent")
     parser.add_argument("--commands", type=int, default=0, help="how many sequences of commands the safety layer is asked for")
     parser.add_argument("--demonstrations", type=int, default=0, help="how many of each task's go through the safety layer")
     parser.add_argument("--variant", default="clamp", help="of stage (i), for --kills")
@@ -53,6 +55,8 @@ def main() -> int:
             found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)  # first: it forks
         if args.damage:
             found["damage"] = damage.torture(Path(folder) / "damage", args.damage, seed=args.seed)
+        if args.fuzz:
+            found["fuzz"] = fuzz.torture(args.fuzz, seed=args.seed)
         if args.commands:
             found["commands"] = commands.torture(args.commands, seed=args.seed)
         if args.demonstrations:
