@@ -22,6 +22,7 @@ from clamp_jax.deploy.safety import ARM, REJECT, Safety
 from clamp_jax.structs import ACTION_DIM, CHUNK, CONTROL_HZ, HISTORY
 
 logger = logging.getLogger(__name__)
+LOG_MISSED = 50  # missed deadlines between two lines of the log
 RECENT = 10  # replies whose latency the next one's is expected of
 
 
@@ -164,7 +165,8 @@ class Controller:
         self._missed += ticks
         self._tick += ticks
         self._executed += ticks if self._chunks.left(self._executed) else 0
-        logger.warning("missed %d deadlines at tick %d", ticks, self._tick)
+        if self._missed == ticks or self._missed // LOG_MISSED > (self._missed - ticks) // LOG_MISSED:  # logging takes time too
+            logger.warning("missed deadlines: %d so far, at tick %d", self._missed, self._tick)
 
     def tick(self) -> None:
         """One control period: take a reply, ask for the next one in time, send one command."""

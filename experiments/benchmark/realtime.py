@@ -15,6 +15,7 @@ from clamp_jax.deploy.client import Client
 from clamp_jax.deploy.execution import EXECUTIONS
 from clamp_jax.deploy.robots.simulated import SimulatedRobot
 from clamp_jax.deploy.safety import Safety
+from clamp_jax.geometry import aloha
 from experiments import run_robot, serve
 from experiments.benchmark import serving
 
@@ -24,7 +25,7 @@ class StillPlant:
 
     def __init__(self, height: int, width: int, cameras: list[str], calibration_id: str):
         rng = np.random.default_rng(0)
-        self._at = np.zeros(14)
+        self._at = np.tile(aloha.HOME_COMMAND, 2)
         self._seen = {
             "images": {name: rng.integers(0, 256, (height, width, 3), np.uint8) for name in cameras},
             "depth_m": {name: rng.uniform(0.3, 1, (height, width)).astype(np.float32) for name in cameras},
