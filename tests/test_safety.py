@@ -45,6 +45,7 @@ def test_a_reachable_command_passes_bit_for_bit(guard):
         (moved(13, -np.inf), REJECT, "not finite", "right gripper"),
         (moved(5, 0.81), REJECT, "jump", "left wrist_rotate"),
         (moved(0, 20.0), REJECT, "outside", "left waist"),
+        (moved(0, 1.7e308), REJECT, "outside", "left waist"),  # and no warning of an overflow
         (HOME[:13], REJECT, "shape", "float64 (13,)"),
         (HOME.astype(object), REJECT, "shape", "object (14,)"),
         (moved(6, 1.0), PASS, "", ""),  # a gripper may jump
@@ -55,6 +56,13 @@ def test_bands(guard, command, band, cause, detail):
     verdict = guard.check(command, HOME)
     assert (verdict.band, verdict.cause, verdict.detail) == (band, cause, detail)
     assert (verdict.command is None) == (band == REJECT)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_from_an_unknown_place_or_at_an_unknown_speed_nothing_is_sent(guard, wrong):
+    verdict = guard.check(HOME, moved(8, wrong))
+    assert (verdict.band, verdict.cause, verdict.detail) == (REJECT, "not finite", "right shoulder")
+    assert guard.check(HOME, HOME, velocity(2, wrong)).cause == "not finite"
 
 
 def velocity(joint, value):
@@ -204,6 +212,27 @@ def test_the_way_into_the_table_is_closed_and_the_way_out_open(guard):
     assert -1e-3 < heights.min() < 0.02 and any(cause == "table" for cause, _ in causes)
     back, causes = drive(guard, straight_down(0.15), path[-1])
     np.testing.assert_allclose(back[-1], straight_down(0.15), atol=1e-3)
+
+
+def test_nobody_creeps_through_the_margin(guard):
+    """A thousandth of a millimetre a period is 18 cm in an hour."""
+    last, step = straight_down(0.05), 1e-2
+    for _ in range(60):  # to the margin, from rest each time
+        verdict = guard.check(moved(1, step, last), last)
+        last, step = (last, step / 4) if verdict.command is None else (verdict.command, step)
+    start = last
+    for _ in range(300):
+        verdict = guard.check(moved(1, 4e-7, last), last)
+        last = last if verdict.command is None else verdict.command
+    height = capsules.table_clearance(capsules.axes_world(capsules.link_poses(np.stack([start, last])))).min((1, 2))
+    assert height[1] >= height[0] - 1e-6
+
+
+def test_hands_may_come_nearer_than_arms():
+    least = safety._pair_margins(safety.Margins(arms=3.0, hand_arm=2.0, hands=1.0))
+    names = [capsule.link for capsule in capsules.CAPSULES]
+    finger, wrist = names.index("left_finger_link"), names.index("wrist_link")
+    assert (least[finger, finger], least[finger, wrist], least[wrist, finger], least[wrist, wrist]) == (1.0, 2.0, 2.0, 3.0)
 
 
 def test_interventions_are_counted_each_and_logged_now_and_then_with_cause_and_joint(guard, caplog):

@@ -1,10 +1,10 @@
 """How near the arms come to each other and to the table: a capsule for each part of a ViperX, numpy only, over any leading axes.
 
 A capsule is all within a radius of a segment that is fixed to a link. Their sizes were read off the public model's meshes
-(google-deepmind/aloha_sim), which they contain up to what `tests/test_capsules.py` says.
+(google-deepmind/aloha_sim), which they contain but for 9 mm of the base's plate, 7 of the upper arm and 6 of the gripper's bar
+(`tests/test_capsules.py`).
 """
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -58,36 +58,43 @@ def rigid(pos: Point, quat: tuple[float, float, float, float]) -> np.ndarray:
     return matrix
 
 
-_FIXED = [rigid(link.pos, link.quat) for link in aloha.ARM]
 _BASES = np.stack([rigid(*aloha.BASES[side]) for side in aloha.SIDES])
+_FIXED = np.stack([rigid(link.pos, link.quat) for link in aloha.ARM])  # (10, 4, 4)
+
+
+def _slides(link: aloha.Link) -> bool:
+    return link.joint is not None and link.joint.endswith("finger")
+
+
+def _generator(link: aloha.Link) -> np.ndarray:
+    """(4, 4) what its joint's first bit of motion adds, in the link's frame: a turn about its axis, or a shift along it."""
+    matrix, (x, y, z) = np.zeros((4, 4)), link.axis if link.joint else (0.0, 0.0, 0.0)
+    if _slides(link):
+        matrix[:3, 3] = x, y, z
+    else:
+        matrix[:3, :3] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
+    return matrix
+
+
+_MOVES = np.stack([_generator(link) for link in aloha.ARM])
+_FIRST, _SECOND = _FIXED @ _MOVES, _FIXED @ _MOVES @ _MOVES  # a slide's second is zero
+_ENTRY = np.array([aloha.ARM_JOINTS.index(link.joint) if link.joint in aloha.ARM_JOINTS else 6 for link in aloha.ARM])  # of joints (7,)
+_SLIDES = np.array([_slides(link) for link in aloha.ARM])
 
 
 def link_poses(joints: np.ndarray) -> np.ndarray:
-    """(..., 2, 10, 4, 4) world_from_link of both arms' aloha.ARM at `joints` (..., 14): the numpy twin of geometry/kinematics."""
-    both = np.asarray(joints, np.float64).reshape(*np.shape(joints)[:-1], 2, 7)
-    finger = aloha.GRIPPER_CLOSED_M + both[..., 6] * (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
-    poses = np.empty((*both.shape[:-1], len(aloha.ARM), 4, 4))
+    """(..., 2, 10, 4, 4) world_from_link of both arms' aloha.ARM at `joints` (..., 14): the numpy twin of geometry/kinematics.
+
+    parent_from_link is F (1 + sin(q) K + (1 - cos(q)) K K) (Rodrigues), or F (1 + d K) of a slide; F K and F K K are made once.
+    """
+    joints = np.asarray(joints, np.float64)
+    value = joints.reshape(*joints.shape[:-1], 2, 7)[..., _ENTRY]
+    finger = aloha.GRIPPER_CLOSED_M + value * (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
+    first = np.where(_SLIDES, finger, np.sin(value))[..., None, None]
+    poses = _FIXED + first * _FIRST + (1 - np.cos(value))[..., None, None] * _SECOND
     for index, link in enumerate(aloha.ARM):
-        fixed = _BASES if link.parent < 0 else poses[..., link.parent, :, :] @ _FIXED[index]
-        poses[..., index, :, :] = fixed if link.joint is None else fixed @ _joint(link, both, finger)
+        poses[..., index, :, :] = _BASES if link.parent < 0 else poses[..., link.parent, :, :] @ poses[..., index, :, :]
     return poses
-
-
-def _joint(link: aloha.Link, both: np.ndarray, finger: np.ndarray) -> np.ndarray:
-    """(..., 2, 4, 4) what a joint adds."""
-    matrix = np.zeros((*finger.shape, 4, 4))
-    matrix[..., 3, 3] = 1
-    axis = np.array(link.axis)
-    if link.joint.endswith("finger"):
-        matrix[..., :3, :3], matrix[..., :3, 3] = np.eye(3), finger[..., None] * axis
-        return matrix
-    value = both[..., aloha.ARM_JOINTS.index(link.joint)]
-    first, second = (int(np.argmax(axis)) + 1) % 3, (int(np.argmax(axis)) + 2) % 3  # the axes are x, y or z
-    along, cos, sin = int(np.argmax(axis)), np.cos(value), np.sin(value)
-    matrix[..., along, along] = 1
-    matrix[..., first, first], matrix[..., second, second] = cos, cos
-    matrix[..., second, first], matrix[..., first, second] = sin, -sin
-    return matrix
 
 
 def axes_world(poses: np.ndarray) -> np.ndarray:
@@ -98,33 +105,33 @@ def axes_world(poses: np.ndarray) -> np.ndarray:
 
 
 def segment_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(...) m: distance of segments (..., 2, 3) from segments (..., 2, 3).
+    """(...) m: distance of segments (..., 2, 3) from segments (..., 2, 3); a segment may be a point.
 
-    The nearest points are inside both segments, or at least one of them is an end: the least of the four ends' distances from the
-    other segment, and of the lines' distance where its feet are inside (Ericson, Real-Time Collision Detection, 5.1.9).
+    The lines' nearest points, brought into one segment, then into the other, then once more into the first (Ericson, Real-Time
+    Collision Detection, 5.1.9).
     """
     u, v, w = one[..., 1, :] - one[..., 0, :], other[..., 1, :] - other[..., 0, :], one[..., 0, :] - other[..., 0, :]
-    ends = [_point_distance(one[..., i, :], other) for i in (0, 1)] + [_point_distance(other[..., i, :], one) for i in (0, 1)]
-    a, b, c, d, e = (np.sum(x * y, -1) for x, y in ((u, u), (u, v), (v, v), (u, w), (v, w)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s, t = (b * e - c * d) / (a * c - b * b), (a * e - b * d) / (a * c - b * b)
-    inside = (s >= 0) & (s <= 1) & (t >= 0) & (t <= 1)  # False for parallel ones: an end is as near
-    s, t = np.where(inside, s, 0), np.where(inside, t, 0)
-    lines = np.linalg.norm(w + s[..., None] * u - t[..., None] * v, axis=-1)
-    return np.minimum(functools.reduce(np.minimum, ends), np.where(inside, lines, np.inf))
-
-
-def _point_distance(point: np.ndarray, segment: np.ndarray) -> np.ndarray:
-    start, along = segment[..., 0, :], segment[..., 1, :] - segment[..., 0, :]
-    length = np.maximum(np.sum(along * along, -1), 1e-18)
-    share = np.clip(np.sum((point - start) * along, -1) / length, 0, 1)
-    return np.linalg.norm(point - start - share[..., None] * along, axis=-1)
+    a, b, c, d, e = (np.einsum("...i,...i", x, y) for x, y in ((u, u), (u, v), (v, v), (u, w), (v, w)))
+    a, c = np.maximum(a, 1e-18), np.maximum(c, 1e-18)
+    across = a * c - b * b
+    parallel = across <= 1e-12 * a * c  # any point of the first will do to begin with
+    s = np.where(parallel, 0.0, np.clip((b * e - c * d) / np.where(parallel, 1.0, across), 0, 1))
+    t = np.clip((b * s + e) / c, 0, 1)
+    s = np.clip((b * t - d) / a, 0, 1)
+    between = w + s[..., None] * u - t[..., None] * v
+    return np.sqrt(np.einsum("...i,...i", between, between))
 
 
 def arm_clearance(axes: np.ndarray) -> np.ndarray:
     """(..., c, c) m between the surfaces of the left arm's capsules and the right one's, of `axes_world`; under 0 they overlap."""
     left, right = axes[..., 0, :, None, :, :], axes[..., 1, None, :, :, :]
     return segment_distance(*np.broadcast_arrays(left, right)) - RADII[:, None] - RADII
+
+
+def pair_clearance(axes: np.ndarray, row: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(..., m) m: `arm_clearance` of chosen pairs alone, the left arm's part and the right arm's part in a row of `axes_world` (..., n)."""
+    one, other = axes[..., row, 0, left, :, :], axes[..., row, 1, right, :, :]
+    return segment_distance(one, other) - RADII[left] - RADII[right]
 
 
 def arm_clearance_bound(axes: np.ndarray) -> np.ndarray:
@@ -135,8 +142,15 @@ def arm_clearance_bound(axes: np.ndarray) -> np.ndarray:
 
 
 def table_clearance(axes: np.ndarray) -> np.ndarray:
-    """(..., 2, c) m: height of each capsule's lowest point over the table's top, infinite for what is not above it, of `axes_world`."""
-    half = np.array(aloha.TABLE_HALF_SIZE)
-    above = np.all(np.abs(axes[..., :2]) <= half + RADII[:, None, None], axis=-1)
-    height = np.where(above, axes[..., 2], np.inf).min(-1) - RADII - aloha.TABLE_TOP_Z
-    return np.where(STILL, np.inf, height)
+    """(..., 2, c) m: height of each capsule's lowest point over the table's top, infinite for what is not above it, of `axes_world`.
+
+    Only that part of an axis counts that is over the table, made larger by the radius: a part may reach over the edge and down.
+    """
+    start, along = axes[..., 0, :], axes[..., 1, :] - axes[..., 0, :]
+    half = (np.array(aloha.TABLE_HALF_SIZE) + RADII[:, None])[:, None] * np.array([[-1.0], [1.0]])  # (c, 2, 2): edge, x or y
+    flat = np.where(np.abs(along[..., :2]) < 1e-12, 1e-12, along[..., :2])
+    edges = (half - start[..., None, :2]) / flat[..., None, :]
+    enter = np.maximum(edges.min(-2).max(-1), 0.0)
+    leave = np.minimum(edges.max(-2).min(-1), 1.0)
+    height = start[..., 2] + np.minimum(enter * along[..., 2], leave * along[..., 2]) - RADII - aloha.TABLE_TOP_Z
+    return np.where((enter > leave) | STILL, np.inf, height)

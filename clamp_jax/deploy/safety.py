@@ -22,6 +22,7 @@ ARM = np.array([0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12])  # the joints of a 14-D 
 JOINTS = tuple(f"{side} {joint}" for side in aloha.SIDES for joint in (*aloha.ARM_JOINTS, "gripper"))
 CAUSES = ("", "shape", "not finite", "outside", "jump", "arms", "table", "position", "velocity", "acceleration")
 _ROUNDING = 1e-5  # rad; float32 commands at a limit, and 50 of them a second, are not interventions
+_NO_NEARER = 1e-9  # m; no more than rounding: what is allowed each period adds up to a way through the margin
 LOG_EVERY = 50  # interventions of one cause between two lines of the log
 
 
@@ -55,8 +56,9 @@ class Margins(NamedTuple):
     ours: found on demonstrations of all tasks; hands meet at a hand-over, reach into boxes, and fingertips touch the table.
     """
 
-    arms: float = 0.03  # of two parts of which none belongs to a hand; demonstrations keep 0.117
-    hands: float = -0.04  # where one of the two does; -0.028
+    arms: float = 0.03  # of two parts of which none belongs to a hand; demonstrations keep 0.116
+    hand_arm: float = 0.01  # of a hand and another part; 0.036
+    hands: float = -0.04  # of two hands; -0.028
     table: float = 0.02  # 0.049
     hands_table: float = -0.02  # -0.006
 
@@ -115,23 +117,30 @@ class Safety:
 
     def judge(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> Judgement:
         """Judge commands (n, 14) that follow `last` (n, 14) at `velocity` (n, 14), each pair of arms for itself."""
-        cause, where = self._faults(commands, last)
-        good = np.where(np.isfinite(commands), commands, last).astype(np.float64)  # of faulty ones nothing is used
-        wanted, limited, joint = self._limited(good, last, velocity)
-        near, parts = self._too_near(wanted, last, velocity)
+        cause, where = self._faults(commands, last, velocity)
         fault = cause > 0
+        of_faulty = fault[:, None]  # nothing is used of these: they would overflow, and are no numbers
+        last, velocity = (np.where(of_faulty, 0.0, values) for values in (last, velocity))
+        good = np.where(of_faulty, 0.0, commands)
+        wanted, limited, joint = self._limited(good, last, velocity)
+        near, parts = np.zeros(len(commands), int), np.zeros(len(commands), int)
+        near[~fault], parts[~fault] = self._too_near(wanted[~fault], last[~fault], velocity[~fault])
         cause = np.where(fault, cause, np.where(near > 0, near, limited))
         where = np.where(fault, where, np.where(near > 0, parts, joint))
-        return Judgement(np.where((limited > 0)[:, None], wanted, good), fault | (near > 0), cause, where)
+        reached = np.where((limited > 0)[:, None], wanted, good)
+        return Judgement(np.where(of_faulty, commands, reached), fault | (near > 0), cause, where)
 
-    def _faults(self, commands: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Why a command is no motion at all, as an index into CAUSES, and the joint; 0 when it is one."""
+    def _faults(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Why a command is no motion at all, as an index into CAUSES, and the joint; 0 when it is one.
+
+        From a place or at a speed that is not known (a broken encoder's) there is none.
+        """
         limits, cause, where = self.limits, np.zeros(len(commands), int), np.zeros(len(commands), int)
         with np.errstate(invalid="ignore", over="ignore"):
             faults = (
                 ("jump", np.abs(commands - last) > limits.jump),
                 ("outside", (commands < limits.low - limits.outside) | (commands > limits.high + limits.outside)),
-                ("not finite", ~np.isfinite(commands)),
+                ("not finite", ~(np.isfinite(commands) & np.isfinite(last) & np.isfinite(velocity))),
             )
         for name, wrong in faults:  # the last that holds has the word
             any_wrong = wrong.any(-1)
@@ -186,15 +195,27 @@ class Safety:
         """Whether parts would be nearer than their margin, and nearer than before, at a command or while braking after it.
 
         Before is while braking without it: the way out is open, and a hold is never worse than what was found good. Exact distances
-        are only taken of arms that a cheap bound does not clear.
+        are only taken of pairs that a cheap bound does not clear. An arm at full speed passes its own braking way's first two stops
+        on the way to the next command: nothing is jumped over between two commands.
         """
         cause, where = np.zeros(len(commands), int), np.zeros(len(commands), int)
         path = np.concatenate([commands[None], self._braking(commands, (commands - last) / self._period_s)])
-        axes = capsules.axes_world(capsules.link_poses(path))
-        rows = np.flatnonzero(self._perhaps_near(axes).any(0))
-        if len(rows):
-            before = capsules.axes_world(capsules.link_poses(self._braking(last[rows], velocity[rows])))
-            cause[rows], where[rows] = self._nearer(before, axes[:, rows])
+        after = capsules.axes_world(capsules.link_poses(path))
+        pairs = np.nonzero((capsules.arm_clearance_bound(after) < self._least_arms).any(0))  # row, left part, right part
+        heights = capsules.table_clearance(after) - self._least_table
+        parts = np.nonzero((heights < 0).any(0))  # row, side, part
+        rows = np.union1d(pairs[0], parts[0])
+        if not len(rows):
+            return cause, where
+        before = np.empty((self._periods, *after.shape[1:]))
+        before[:, rows] = capsules.axes_world(capsules.link_poses(self._braking(last[rows], velocity[rows])))
+        names = len(capsules.CAPSULES)
+        for name, index, worse in (
+            ("table", parts, self._lower(before, heights, parts)),
+            ("arms", pairs, self._nearer(before, after, pairs)),
+        ):  # the last that holds has the word
+            row, first, second = (part[worse] for part in index)
+            cause[row], where[row] = CAUSES.index(name), first * names + second
         return cause, where
 
     def _braking(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
@@ -206,26 +227,22 @@ class Safety:
             path.append(now)
         return np.stack(path)
 
-    def _perhaps_near(self, axes: np.ndarray) -> np.ndarray:
-        """(...) bool: False where no part can be nearer than its margin."""
-        arms = (capsules.arm_clearance_bound(axes) < self._least_arms).any((-1, -2))
-        return arms | (capsules.table_clearance(axes) < self._least_table).any((-1, -2))
+    def _nearer(self, before: np.ndarray, after: np.ndarray, pairs: tuple[np.ndarray, ...]) -> np.ndarray:
+        """(m,) bool: which pairs (row, left part, right part) are nearer than their margin somewhere in `after`, and than in `before`."""
+        least = self._least_arms[pairs[1:]]
+        old, new = (capsules.pair_clearance(axes, *pairs).min(0) for axes in (before, after))
+        return (new < least) & (new < old - _NO_NEARER)
 
-    def _nearer(self, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cause and place of arms that are nearer than their margin somewhere in `after` (k + 1, n, ...), and than all of `before`."""
-        found = []
-        for clearance, least in ((capsules.arm_clearance, self._least_arms), (capsules.table_clearance, self._least_table)):
-            old, new = (clearance(before) - least).min(0), (clearance(after) - least).min(0)
-            wrong = ((new < 0) & (new < old - 1e-6)).reshape(old.shape[0], -1)
-            found.append((wrong.any(-1), wrong.argmax(-1)))
-        (arms, pair), (table, part) = found
-        cause = np.where(arms, CAUSES.index("arms"), np.where(table, CAUSES.index("table"), 0))
-        return cause, np.where(arms, pair, part)
+    def _lower(self, before: np.ndarray, heights: np.ndarray, parts: tuple[np.ndarray, ...]) -> np.ndarray:
+        """(m,) bool: which parts (row, side, part) of `heights` over their margins are under it, and lower than in `before`."""
+        rows = np.unique(parts[0])
+        old = np.empty(heights.shape[1:])
+        old[rows] = (capsules.table_clearance(before[:, rows]) - self._least_table).min(0)
+        return heights.min(0)[parts] < old[parts] - _NO_NEARER
 
 
 def _pair_margins(margins: Margins) -> np.ndarray:
-    hand = capsules.HANDS[:, None] | capsules.HANDS
-    return np.where(hand, margins.hands, margins.arms)
+    return np.array([margins.arms, margins.hand_arm, margins.hands])[capsules.HANDS[:, None].astype(int) + capsules.HANDS]
 
 
 def name_of(cause: str, where: int) -> str:
