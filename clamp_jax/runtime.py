@@ -14,9 +14,14 @@ MJX_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 FLAG_RELEASES = ((0, 10), (0, 12))  # first with it, first not tried
 DEVICES = {"cpu": "cpu", "cuda": "cuda,cpu", "tpu": "tpu,cpu"}
 MIN_COMPILE_S = 0.5  # compilations shorter than this are not worth a file
-# glibc gives threads eight heaps a core, and what one of them has freed is not another's: a process that saves for days touches them
-# all. The number is mallopt's M_ARENA_MAX.
-HEAPS_VARIABLE, HEAPS, M_ARENA_MAX = "MALLOC_ARENA_MAX", 2, -8
+# How glibc's malloc is to keep memory: (environment variable, mallopt's number, value). Ours, measured in docs/scale.md.
+MALLOC = (
+    # Heaps that threads share: with its eight a core, what one thread has freed is no other's, and a run that saves grows for long.
+    ("MALLOC_ARENA_MAX", -8, 2),
+    # Arrays of a batch and of its records stay in the heap when they are freed: a fresh page costs more than decoding what fills it.
+    ("MALLOC_MMAP_THRESHOLD_", -3, 32 << 20),
+    ("MALLOC_TRIM_THRESHOLD_", -1, 128 << 20),
+)
 
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
@@ -44,19 +49,16 @@ def setup(
     cache = cache_directory(environ)
     environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(MIN_COMPILE_S))
-    if environ is os.environ and HEAPS_VARIABLE not in environ:
-        share_heaps(HEAPS)
+    if environ is os.environ:
+        set_malloc(environ)
     _tell_jax(environ)
     return Path(environ["JAX_COMPILATION_CACHE_DIR"])
 
 
-def share_heaps(count: int) -> bool:
-    """Let glibc's malloc open no more heaps than this in this process; False where there is no such thing (macOS, musl).
-
-    Ours: the resident memory of a run that saves 200 times otherwise grew by 2 %, all of it freed memory in heaps of other threads.
-    """
+def set_malloc(environ: MutableMapping[str, str] = os.environ) -> bool:
+    """Set MALLOC in this process, but what the environment says; False where there is no such malloc (macOS, musl)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(M_ARENA_MAX, count) == 1
+    return mallopt is not None and all(mallopt(number, value) == 1 for name, number, value in MALLOC if name not in environ)
 
 
 def xla_flags(flags: str, release: tuple[int, int] | None = None) -> str:

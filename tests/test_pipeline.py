@@ -14,10 +14,13 @@ from clamp_jax.data.pipeline import (
     ExampleMaker,
     _Cache,
     example_keys,
+    fill,
+    held_bytes,
     make_batches,
     open_dataset,
     slots_by_weight,
     split,
+    stack,
 )
 from clamp_jax.sensors import Delays
 from clamp_jax.structs import HISTORY
@@ -215,3 +218,29 @@ def test_the_cache_keeps_no_more_than_its_bytes():
     for n in (0, 1, 0, 2, 0, 1):
         assert len(cache(n)) == 100
     assert made == [0, 1, 2, 1] and cache._bytes == 200
+
+
+def test_the_cache_counts_what_a_view_keeps_from_being_freed():
+    record = bytes(1000)
+    low, high = (np.frombuffer(record, np.uint8, 10, start) for start in (0, 500))
+    assert held_bytes((low, high.reshape(2, 5), np.zeros((3, 3)), "a name")) == 1000 + 72
+
+
+def test_rows_are_filled_as_they_come_and_are_those_of_stack(mixture):
+    batches = Batches(mixture, maker(), batch=8, seed=3)
+    rows = batches.rows(2)
+    for kind, found in (("state", batches.batch_at(2).states), ("image", batches.batch_at(2).images)):
+        expected = stack([batches._example(2, row) for row in rows if batches.datasets[row.dataset].kind == kind])
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+    assert fill(iter(()), 0) is None
+
+
+@pytest.mark.parametrize("other", [np.zeros(1), np.zeros(2, np.float32), None, {"x": np.zeros(2)}])
+def test_examples_that_differ_or_are_too_few_fill_no_batch(other):
+    with pytest.raises(ValueError, match="example 1 of a batch holds .* the first"):
+        fill([np.zeros(2), other], 2)
+    with pytest.raises(ValueError, match="1 examples came where 2 were expected"):
+        fill([np.zeros(2)], 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import synthetic
 
 from clamp_jax.data import folders, records, shards
@@ -89,6 +90,37 @@ def test_a_record_is_float32_and_names_nothing_executable():
     assert episode.progress.dtype == np.float32 and episode.seed == 7 and isinstance(episode.object_names, tuple)
     with pytest.raises(ValueError, match="no safetensors container"):
         decode(b"\x80\x04K\x01." * 9)
+
+
+def test_arrays_are_views_of_the_records_bytes_and_what_safetensors_reads():
+    for data in (encode(synthetic.episode(0)), encode_frame(next(frames_of(synthetic.image_episode(0))))):
+        arrays, expected = records._unpack(data)[0], safetensors.numpy.load(data)
+        assert arrays.keys() == expected.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, expected[name])
+            assert array.dtype == expected[name].dtype and np.shares_memory(array, np.frombuffer(data, np.uint8)) == (array.size > 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header["a"].update(dtype="F64"),  # of a type that no record has
+        lambda header: header["a"].update(shape=[4]),
+        lambda header: header["a"].update(data_offsets=[0, 8]),  # shorter than its shape
+        lambda header: header["b"].update(data_offsets=[16, 28]),  # a hole before it
+        lambda header: header["b"].update(data_offsets=[12, 40]),  # beyond the end
+        lambda header: header.pop("b"),
+        lambda header: header.pop("__metadata__"),
+    ],
+)
+def test_a_container_whose_header_does_not_fit_its_bytes_is_refused(change):
+    data = records._pack({"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.int32)}, {})
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    with pytest.raises(ValueError, match="no safetensors container of this project"):
+        records._unpack(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 def test_same_episodes_give_the_same_bytes(states, tmp_path):

@@ -1,6 +1,7 @@
 """What is set before jax starts."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ HEAPS_OF_THREADS = """
 import ctypes, sys, threading
 from clamp_jax import runtime
 
-if sys.argv[1] == "shared":
+if sys.argv[1] == "ours":
     runtime.setup("cpu")
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -71,21 +72,28 @@ def allocate():
 threads = [threading.Thread(target=allocate) for _ in range(8)]
 [thread.start() for thread in threads], [thread.join() for thread in threads]
 libc.fopen.restype = ctypes.c_void_p
-file = libc.fopen(b"/dev/stdout", b"w")
-libc.malloc_info(0, ctypes.c_void_p(file))
-libc.fclose(ctypes.c_void_p(file))
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, file)
+libc.malloc(20 << 20)
+libc.malloc_info(0, file)
+libc.fclose(file)
 """
 
 
-def test_threads_share_two_heaps_unless_the_user_has_said_how_many():
-    if not runtime.share_heaps(runtime.HEAPS):
+def test_threads_share_two_heaps_and_large_arrays_lie_in_them_unless_the_user_has_said_otherwise():
+    if not runtime.set_malloc({}):
         pytest.skip("needs glibc's malloc")
 
-    def heaps(way: str, **environment: str) -> int:
-        inherited = {name: value for name, value in os.environ.items() if name != runtime.HEAPS_VARIABLE}
-        done = [sys.executable, "-c", HEAPS_OF_THREADS, way]
-        return subprocess.run(done, env=inherited | environment, capture_output=True, text=True, check=True).stdout.count("<heap nr")
+    def heaps(way: str, **environment: str) -> tuple[int, bool]:
+        """How many there are, and whether 20 MiB lie outside of them."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        command = [sys.executable, "-c", HEAPS_OF_THREADS, way]
+        told = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True).stdout
+        before, after = (int(count) for count in re.findall(r'type="mmap" count="(\d+)"', told))
+        return told.count("<heap nr") // 2, after > before
 
-    assert heaps("shared") == runtime.HEAPS == 2
-    assert heaps("shared", MALLOC_ARENA_MAX="3") == 3
-    assert heaps("glibc's") > 3
+    assert heaps("ours") == (2, False)
+    assert heaps("ours", MALLOC_ARENA_MAX="3", MALLOC_MMAP_THRESHOLD_="1000000") == (3, True)
+    number, outside = heaps("glibc's")
+    assert number > 3 and outside

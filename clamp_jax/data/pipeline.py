@@ -10,7 +10,7 @@ import copy
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,13 +45,24 @@ class _Cache:
                 self._values.move_to_end(key)
                 return self._values[key][0]
         value = self._make(key)
-        size = sum(np.asarray(x).nbytes for x in jax.tree.leaves(value) if not isinstance(x, str))
+        size = held_bytes(value)
         with self._lock:
             if key not in self._values:
                 self._values[key], self._bytes = (value, size), self._bytes + size
             while self._bytes > self._limit:
                 self._bytes -= self._values.popitem(last=False)[1][1]
         return value
+
+
+def held_bytes(value: Any) -> int:
+    """Bytes of memory that the arrays of a tree keep from being freed: all of a record's where they are views of it."""
+    owners = {}
+    for leaf in jax.tree.leaves(value):
+        while isinstance(leaf, np.ndarray) and leaf.base is not None:
+            leaf = leaf.base
+        if not isinstance(leaf, str):
+            owners[id(leaf)] = len(leaf) if isinstance(leaf, bytes) else np.asarray(leaf).nbytes
+    return sum(owners.values())
 
 
 def split(count: int, held_out: Real) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +186,28 @@ class ExampleMaker:
 def stack(examples: Sequence[Any]) -> Any:
     """Examples along a new leading axis, numpy leaves; None of none."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *examples) if examples else None
+
+
+def fill(examples: Iterable[Any], count: int) -> Any:
+    """As `stack` of `count` examples, each put in its row as it comes: what it was decoded into is free for the next; None of none.
+
+    Raises ValueError when they differ in what they hold, or there are not so many.
+    """
+    whole, made = None, 0
+    for example in examples:
+        leaves, structure = jax.tree.flatten(example)
+        leaves = [np.asarray(leaf) for leaf in leaves]
+        form = structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+        if whole is None:
+            whole, expected = [np.empty((count, *leaf.shape), leaf.dtype) for leaf in leaves], form
+        if form != expected:
+            raise ValueError(f"example {made} of a batch holds {form}, the first {expected}; examples of one kind are alike")
+        for rows, leaf in zip(whole, leaves, strict=True):
+            rows[made] = leaf
+        made += 1
+    if made != count:
+        raise ValueError(f"{made} examples came where {count} were expected")
+    return None if whole is None else jax.tree.unflatten(expected[0], whole)
 
 
 def slots_by_weight(weights: Sequence[Real], batch: int) -> np.ndarray:
@@ -336,7 +369,7 @@ class Batches:
         rows = self.rows(step)
         states, images = self._own(rows, "state"), self._own(rows, "image")
         keys = example_keys(self.seed, step, np.array([row.slot for row in states + images]))
-        return Batch(*(stack([self._example(step, row) for row in part]) for part in (states, images)), keys)
+        return Batch(*(fill((self._example(step, row) for row in part), len(part)) for part in (states, images)), keys)
 
     def iterate(self, start_step: int = 0, *, stop_step: int = 2**31 - 1, threads: int = 2, ahead: int = 4) -> Iterator[Batch]:
         """Batches from `start_step` on, made ahead by grain in threads; as many are made or waiting as there are threads, `ahead` at least.
