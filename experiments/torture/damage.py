@@ -7,13 +7,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clamp_jax import checkpoint, manifest
+from clamp_jax.act import Act
 from clamp_jax.deploy import artifact, loader
 from clamp_jax.geometry import aloha
-from clamp_jax.structs import CAMERAS, Calibration, TrainState
+from clamp_jax.structs import CAMERAS, Calibration, Frozen, TrainState
 
 WAYS = ("flip", "truncate", "delete")
 
@@ -100,5 +102,10 @@ def make_artifact(folder: Path) -> Target:
     statistics = {"working_range": aloha.WORKING_RANGE.tolist()}
     about = artifact.Description("keep still", 6, 8, calibration, statistics, {"step": 7})
     weights = {"w": rng.normal(size=(14, 14)).astype(np.float32)}
-    artifact.write_artifact(folder, lambda params, seen, noise: seen.joints[None] + 0.1 * jnp.tanh(noise @ params["w"]), weights, about)
+    artifact.write_artifact(folder, Act(lambda params, seen: seen.joints, _decide), weights, about)
     return Target(folder, loader.load_artifact)
+
+
+def _decide(params: Any, joints: jax.Array, noise: jax.Array, frozen: Frozen | None = None) -> jax.Array:
+    free = joints[None] + 0.1 * jnp.tanh(noise @ params["w"])
+    return free if frozen is None else jnp.where(jnp.arange(len(free))[:, None] < frozen.steps, frozen.actions, free)
