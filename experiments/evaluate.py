@@ -101,9 +101,13 @@ def run_all(candidates: Mapping[str, Candidate], settings: Settings, tell: Calla
     return results
 
 
-@functools.cache
 def make_sense(task: str, sensor: observe.SensorConfig, kind: str = "primitive") -> rollout.Sense:
     """The compiled sensors of a task's scenes; their tables hold just what the scene needs, whatever sensor.capacity says."""
+    return _make_sense(task, sensor._replace(capacity=Capacity()), kind)
+
+
+@functools.cache
+def _make_sense(task: str, sensor: observe.SensorConfig, kind: str) -> rollout.Sense:
     state, capacity = padded_scene(scene.build(task, kind))
     return rollout.make_sense(state, kinematics.aloha_calibration(sensor.height, sensor.width), sensor._replace(capacity=capacity))
 
@@ -154,11 +158,14 @@ def _grid(cells: Sequence[np.ndarray], across: int = 3) -> np.ndarray:
 
 
 def batched(single: act.Act, params: Any) -> rollout.Policy:
-    """A policy for a batch of single(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key."""
+    """A policy for a batch of single(params, observation, noise (CHUNK, 14)), with noise drawn from each trial's key.
+
+    Its commands are held to the joints' limits, as a server holds them.
+    """
 
     def one(params: Any, observation: Observation, key: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.key(rollout.noise_seed(key)), (CHUNK, ACTION_DIM))  # as an artifact draws it
-        return single(params, observation, noise)
+        return jnp.clip(single(params, observation, noise), rollout.LOWEST[None], rollout.HIGHEST[None])
 
     @jax.jit
     def policy(params: Any, observation: Observation, keys: jax.Array) -> jax.Array:

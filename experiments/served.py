@@ -24,7 +24,7 @@ from clamp_jax.structs import ACTION_DIM, CAMERAS, Observation
 # What servers get that do not describe their inputs: images (h, w, 3) by our cameras' names, or as openpi's ALOHA has them, (3, h, w)
 WIRES = ("plain", "openpi")
 OPENPI = dict(zip(CAMERAS, ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"), strict=True))
-CONNECT_S = 10.0
+CONNECT_S = 30.0  # a server may be starting
 BUSY_S = (0.02, 0.5)  # first and longest wait after "busy"
 MAX_SIDE = 4096  # pixels
 
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
 
 
 class ServedPolicy:
-    """A rollout.Policy whose chunks, of any length, come from a server.
+    """A rollout.Policy whose chunks, of any length, come from a server and are held to the joints' limits.
 
     `sensor` are the cameras that the server asks for, `about` what a report should say of it.
     """
@@ -103,7 +103,7 @@ class ServedPolicy:
         for trial, chunk in enumerate(chunks):
             if len(chunk) != len(chunks[0]):
                 self._fail(trial, f"it answered {len(chunk)} commands, and {len(chunks[0])} in trial 0; chunks must have one length")
-        return np.stack(chunks)
+        return np.clip(np.stack(chunks), rollout.LOWEST, rollout.HIGHEST)
 
     def _ask(self, trial: int, one: Observation, seed: int) -> np.ndarray:
         client = self._clients.get()

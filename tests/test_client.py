@@ -239,6 +239,16 @@ def test_a_wrong_key_is_refused_at_once():
             assert client.connect(WAIT_S)["chunk"] == 50
 
 
+def test_a_server_that_is_full_says_so_and_is_tried_until_the_time_is_over():
+    with served(connections=1) as url, Client(url) as first:
+        first.connect(WAIT_S)
+        with pytest.raises(Unavailable, match="starting, or has too many clients .HTTP 503"):
+            Client(url, backoff_s=(2 * WAIT_S, 2 * WAIT_S)).connect(WAIT_S)
+        first.close()
+        with Client(url) as second:
+            assert second.connect(WAIT_S)["chunk"] == 50
+
+
 def test_unsendable_values_are_refused_before_anything_is_sent():
     with served() as url, Client(url) as client:
         with pytest.raises(ValueError, match="dtype object cannot be sent"):

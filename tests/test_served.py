@@ -15,6 +15,7 @@ from toy_servers import Scripted, raw
 
 from clamp_jax import observe
 from clamp_jax.deploy import artifact
+from clamp_jax.deploy.request import action_limits
 from clamp_jax.deploy.server import Settings, serving
 from clamp_jax.sensors import SensorConfig
 from clamp_jax.sim import rollout, tasks
@@ -34,11 +35,11 @@ def policy(url, trials=2, **how):
 
 
 def observation(trials=2):
-    """A batch whose every value names its trial."""
+    """A batch whose values name their trial: joints are a tenth of it."""
     number = np.arange(trials)
     rgb = np.broadcast_to(number[:, None, None, None, None], (trials, 4, 6, 8, 3)).astype(np.uint8)
     depth_m = np.broadcast_to(number[:, None, None, None], (trials, 4, 6, 8)).astype(np.float32)
-    joints = np.broadcast_to(number[:, None], (trials, 14)).astype(np.float32)
+    joints = np.broadcast_to(number[:, None] / 10, (trials, 14)).astype(np.float32)
     calibration = jax.tree.map(lambda leaf: np.stack([leaf] * trials), deployed.calibration())
     return Observation(rgb, depth_m, calibration, joints, np.ones((trials, HISTORY, 14), np.float32), np.ones((trials, HISTORY), bool))
 
@@ -159,9 +160,9 @@ def test_images_are_turned_and_each_trial_gets_its_own_reply():
         given = given._replace(rgb=np.random.default_rng(0).integers(0, 256, given.rgb.shape, np.uint8))
         chunks = remote(given, keys(7))
         remote.close()
-    np.testing.assert_array_equal(chunks[:, :, 0], np.repeat(np.arange(7)[:, None], 2, 1))
+    np.testing.assert_array_equal(chunks[:, :, 0], np.repeat(np.float32(np.arange(7) / 10)[:, None], 2, 1))
     for request in server.requests:
-        rgb = given.rgb[int(request["state"][0])]
+        rgb = given.rgb[round(10 * float(request["state"][0]))]
         for number, camera in enumerate(OPENPI):
             np.testing.assert_array_equal(request["images"][camera][2], rgb[number, :, :, 2])
 
@@ -177,7 +178,7 @@ def test_a_server_that_describes_itself_gets_everything_and_the_trials_seed():
         given = observation()
         assert remote(given, keys()).shape == (2, 5, 14)
         remote.close()
-    seeds = {int(request["state"][0]): request["seed"] for request in server.requests}
+    seeds = {round(10 * float(request["state"][0])): request["seed"] for request in server.requests}
     assert seeds == {i: int(rollout.noise_seed(key)) for i, key in enumerate(keys())}
     request = server.requests[0]
     assert list(request["images"]) == list(request["depth_m"]) == list(CAMERAS[::-1][:2]) and request["prompt"] == INSTRUCTION
@@ -209,7 +210,7 @@ def test_a_busy_server_is_asked_again():
         (lambda *_: [{"actions": np.zeros((2, 5, 14))}], r"shape \(2, 5, 14\)"),
         (lambda *_: [{"actions": np.where(np.eye(14), np.nan, 0)}], "14 of 196 values of its actions are not finite"),
         (lambda *_: [{"actions": np.full((5, 14), 1e300)}], "not finite"),
-        (lambda r, _: [{"actions": np.zeros((3 + int(r["state"][0]), 14))}], "trial 1: it answered 4 commands, and 3 in trial 0"),
+        (lambda r, _: [{"actions": np.zeros((3 + round(10 * r["state"][0]), 14))}], "trial 1: it answered 4 commands, and 3 in trial 0"),
         (lambda *_: [], "trial 0: no reply from ws://.* within 0.3 s"),
     ],
 )
@@ -296,7 +297,7 @@ def test_no_server_and_one_that_dies_midway_leave_nothing_behind(tmp_path, capsy
                     return
                 connection.send(msgpack.packb({"actions": [[0.0] * 14] * 5}))
 
-    monkeypatch.setattr(served, "CONNECT_S", 10.0)
+    monkeypatch.setattr(served, "CONNECT_S", 30.0)
     with raw(Dies(horizon=5)) as (url, _):
         assert evaluate.main(arguments(tmp_path / "out.json", f"toy={url}", "--connections", "1", limit_s="1")) == 1
     assert f"policy 'toy' at {url}, trial 0: connection to {url} was lost" in capsys.readouterr().err
@@ -308,5 +309,13 @@ def test_noise_seeds_are_those_that_memory_draws_by():
     assert found.dtype == jnp.uint32 and len(set(np.asarray(found).tolist())) == 50
     echo = deployed.Act(lambda params, seen: seen.joints, lambda params, memory, noise, frozen=None: noise)
     actions = evaluate.batched(echo, {})(observation(), keys())
-    expected = [jax.random.normal(jax.random.key(int(seed)), (50, 14)) for seed in jax.vmap(rollout.noise_seed)(keys())]
-    np.testing.assert_array_equal(actions, jnp.stack(expected))
+    drawn = [jax.random.normal(jax.random.key(int(seed)), (50, 14)) for seed in jax.vmap(rollout.noise_seed)(keys())]
+    np.testing.assert_array_equal(actions, np.clip(np.stack(drawn), rollout.LOWEST, rollout.HIGHEST))
+
+
+def test_commands_are_held_to_what_our_server_holds_them_to():
+    np.testing.assert_array_equal(action_limits(deployed.specification()), (rollout.LOWEST, rollout.HIGHEST))
+    with raw(Scripted({}, lambda *_: [{"actions": np.full((3, 14), 9.0)}])) as (url, _):
+        remote = policy(url)
+        np.testing.assert_array_equal(remote(observation(), keys())[1], np.tile(rollout.HIGHEST, (3, 1)))
+        remote.close()

@@ -130,7 +130,8 @@ class Client:
         if status == 401:
             raise Refused(f"{self._url} refused the API key (HTTP 401); pass the server's api_key") from error
         if deadline - self._clock() <= self._wait_s:
-            raise Unavailable(f"no connection to {self._url}: {error or type(error).__name__}") from error
+            why = "it is starting, or has too many clients (HTTP 503)" if status == 503 else error or type(error).__name__
+            raise Unavailable(f"no connection to {self._url}: {why}") from error
         self._sleep(self._wait_s)
         self._wait_s = min(2 * self._wait_s, self._backoff_s[1])
 

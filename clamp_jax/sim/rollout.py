@@ -15,11 +15,15 @@ from jax import Array
 from jaxtyping import ArrayLike, Float, Int, Key, UInt32
 
 from clamp_jax import batching, observe, sensors
-from clamp_jax.geometry import kinematics
+from clamp_jax.geometry import aloha, kinematics
 from clamp_jax.geometry.aloha import HOME_COMMAND
 from clamp_jax.structs import ACTION_DIM, CHUNK, HISTORY, Calibration, Observation, SceneState
 
 HOME_ACTION = np.concatenate([HOME_COMMAND, HOME_COMMAND]).astype(np.float32)  # (14,) the command before the first one
+
+_FINGER = (np.array(aloha.FINGER_LIMITS) - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
+# (14,) each: what the joints can do. A server holds a policy's commands to these, and physics its targets: one in memory is held alike
+LOWEST, HIGHEST = np.tile(np.concatenate([aloha.JOINT_LIMITS, _FINGER[None]]), (2, 1)).T.astype(np.float32)
 
 STATES = 1 + HISTORY  # kept for late sensors: the state now and those of the second before it, the longest delay there is
 
