@@ -15,6 +15,17 @@ def test_nothing_that_is_asked_for_gets_past_a_limit(monkeypatch):
     assert found["sequences"] == 900 and set(found["bands"]) == set(commands.WISHES)
     assert found["worst"]["velocity"] > 3.0 and found["worst"]["acceleration"] > 59  # or nothing was asked for
     assert sum(found["bands"]["each other"].values()) == 1000
+    assert min(found["bands"][name]["reject"] for name in ("each other", "table")) > 100
+    assert -0.01 < found["worst"]["nearer_than_margin_m"] <= 1e-6  # arms come up to the margin, not past it
+
+
+def test_a_layer_that_lets_arms_creep_is_found_out(monkeypatch):
+    """Every command is a little nearer than the last one, and none much."""
+    monkeypatch.setattr(safety, "_NO_NEARER", 2e-3)
+    monkeypatch.setattr(commands, "ROWS", 100)
+    monkeypatch.setattr(commands, "POOL", 200)
+    found = commands.torture(100 * len(commands.WISHES), seed=1)
+    assert any("nearer_than_margin" in line for line in found["broken"])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +47,7 @@ def test_a_layer_that_does_not_look_at_the_arms_is_found_out(monkeypatch):
     monkeypatch.setattr(commands, "ROWS", 100)
     monkeypatch.setattr(commands, "POOL", 200)
     found = commands.torture(100 * len(commands.WISHES))
-    assert not found["good"] and any("past the margin" in line for line in found["broken"])
+    assert not found["good"] and any("nearer_than_margin" in line for line in found["broken"])
 
 
 def test_demonstrations_are_left_alone():

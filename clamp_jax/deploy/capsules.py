@@ -136,9 +136,9 @@ def pair_clearance(axes: np.ndarray, row: np.ndarray, left: np.ndarray, right: n
 
 def arm_clearance_bound(axes: np.ndarray) -> np.ndarray:
     """(..., c, c) m, at most `arm_clearance`: between the balls about the capsules."""
-    middle = axes.mean(-2)
-    between = np.linalg.norm(middle[..., 0, :, None, :] - middle[..., 1, None, :, :], axis=-1)
-    return between - _REACH[:, None] - _REACH
+    middle = (axes[..., 0, :] + axes[..., 1, :]) / 2
+    between = middle[..., 0, :, None, :] - middle[..., 1, None, :, :]
+    return np.sqrt(np.einsum("...i,...i", between, between)) - _REACH[:, None] - _REACH
 
 
 def table_clearance(axes: np.ndarray) -> np.ndarray:
@@ -147,10 +147,11 @@ def table_clearance(axes: np.ndarray) -> np.ndarray:
     Only that part of an axis counts that is over the table, made larger by the radius: a part may reach over the edge and down.
     """
     start, along = axes[..., 0, :], axes[..., 1, :] - axes[..., 0, :]
-    half = (np.array(aloha.TABLE_HALF_SIZE) + RADII[:, None])[:, None] * np.array([[-1.0], [1.0]])  # (c, 2, 2): edge, x or y
+    half = np.array(aloha.TABLE_HALF_SIZE) + RADII[:, None]
     flat = np.where(np.abs(along[..., :2]) < 1e-12, 1e-12, along[..., :2])
-    edges = (half - start[..., None, :2]) / flat[..., None, :]
-    enter = np.maximum(edges.min(-2).max(-1), 0.0)
-    leave = np.minimum(edges.max(-2).min(-1), 1.0)
+    one, other = (-half - start[..., :2]) / flat, (half - start[..., :2]) / flat  # shares of the axis at the edges in x and y
+    near, far = np.minimum(one, other), np.maximum(one, other)
+    enter = np.maximum(np.maximum(near[..., 0], near[..., 1]), 0.0)  # pair by pair: numpy is slow to reduce short axes
+    leave = np.minimum(np.minimum(far[..., 0], far[..., 1]), 1.0)
     height = start[..., 2] + np.minimum(enter * along[..., 2], leave * along[..., 2]) - RADII - aloha.TABLE_TOP_Z
     return np.where((enter > leave) | STILL, np.inf, height)
