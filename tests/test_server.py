@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from clamp_jax.deploy import journal, protocol, request
+from clamp_jax.deploy.batching import Batcher
 from clamp_jax.deploy.server import PolicyServer, Settings, is_loopback, serving
 
 WAIT_S = 20  # for anything that should come at once
@@ -121,8 +122,9 @@ NAN = np.full((6, 8), np.nan, np.float32)
         ({"calibration_id": None}, "lacks ['calibration or calibration_id']"),
         (without("images", "wrist_left"), "lacks ['images/wrist_left']"),
         ({"qpos": np.zeros(14)}, "has unknown ['qpos']"),
-        (images(cam_high=np.zeros((6, 8, 3), np.uint8)), "unknown cameras ['cam_high']"),
-        (images(overhead=np.zeros((3, 6, 8), np.uint8)), "'images/overhead' is uint8 (3, 6, 8); expected uint8 (6, 8, 3)"),
+        (images(cam_high=np.zeros((6, 8, 3), np.uint8)), "has unknown ['images/cam_high']"),
+        (images(overhead=np.zeros((3, 6, 8), np.uint8)), "(3, 6, 8), channels first; expected them last, (6, 8, 3)"),
+        (images(overhead=np.zeros((5, 8, 3), np.uint8)), "'images/overhead' is uint8 (5, 8, 3); expected uint8 (6, 8, 3)"),
         (images(overhead=np.zeros((6, 8, 3), np.float32)), "'images/overhead' is float32"),
         (images(overhead="x"), "'images/overhead' is str"),
         ({"images": 3}, "'images' is int"),
@@ -369,7 +371,8 @@ def test_logs_are_one_object_a_line_with_what_the_event_is_about():
     found = json.loads(line)
     assert "\n" not in line
     assert (found["event"], found["level"], found["id"], found["text"]) == ("refused 3", "WARNING", "ab", "a\nb")
-    assert "refused 3  id=ab" in journal.TextFormatter().format(record)
+    plain = journal.TextFormatter().format(record)
+    assert "refused 3  id=ab" in plain and "\n" not in plain  # a stranger's text begins no line of its own
 
 
 def test_too_large_messages_and_too_many_connections():
@@ -438,6 +441,51 @@ def test_a_running_request_is_answered_before_the_server_stops():
         assert not leaving.is_alive()
     with pytest.raises(urllib.error.URLError):
         health(url)
+
+
+def test_a_policy_that_hangs_does_not_keep_the_server_from_stopping():
+    started, go_on = threading.Event(), threading.Event()
+
+    def before(inputs):
+        if inputs["seed"][0] == 1:
+            started.set()
+            assert go_on.wait(WAIT_S)
+
+    context = serve(deployed.StubPolicy(before), drain_s=0.1)
+    with Wire(context.__enter__()) as wire:
+        wire.send(deployed.message(seed=1, request_id="a"))
+        assert started.wait(WAIT_S)
+        leaving = threading.Thread(target=context.__exit__, args=(None, None, None))
+        leaving.start()
+        assert wire.reply().partition(": ")[2] == "busy: request a: the server stops and did not come to it"
+        assert wire.close_code() == 1001
+        go_on.set()
+        leaving.join(WAIT_S)
+        assert not leaving.is_alive()
+
+
+def test_a_web_page_is_refused(url):
+    with pytest.raises(InvalidStatus) as refused, Wire(url, origin="http://localhost:8000"):
+        pass
+    assert refused.value.response.status_code == 403
+
+
+def test_a_request_that_nobody_waits_for_is_not_run_and_harms_no_other():
+    gate, ran = threading.Event(), []
+
+    def policy(inputs):
+        ran.extend(inputs["x"].tolist())
+        assert gate.wait(WAIT_S)
+        return {"actions": inputs["x"]}
+
+    batcher = Batcher(policy, lambda row: row, most=1)
+    first, second, third = (batcher.submit({"x": np.array([i])}) for i in range(3))
+    while not ran:
+        time.sleep(0.001)
+    assert second.cancel() and not first.cancel()
+    gate.set()
+    assert (first.result(WAIT_S).actions, third.result(WAIT_S).actions, ran) == (0, 2, [0, 2])
+    batcher.close()
 
 
 def test_garbage_does_not_bring_it_down(url):

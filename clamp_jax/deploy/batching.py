@@ -103,6 +103,8 @@ class Batcher:
 
     def _in_time(self, job: Job) -> bool:
         waited = time.monotonic() - job.submitted
+        if not job.future.set_running_or_notify_cancel():  # nobody waits for it any more; from here on it cannot be cancelled
+            return False
         if time.monotonic() <= job.deadline:
             return True
         job.future.set_exception(Late(f"its deadline passed after {1e3 * waited:.0f} ms in the queue"))

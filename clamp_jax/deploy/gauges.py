@@ -1,6 +1,6 @@
 """What a server counts, in Prometheus' text format: requests by outcome, where their time goes, batches, queue, connections."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from clamp_jax.deploy.batching import Answer
 
@@ -25,6 +25,7 @@ class Gauges:
         self.pending = Gauge("clamp_pending_requests", "Requests that wait or run.", **own)
         self.connections = Gauge("clamp_connections", "Clients that are connected.", **own)
         self.ready = Gauge("clamp_ready", "1 once the policy is warm, 0 before it and while the server drains.", **own)
+        ProcessCollector(registry=self._registry)  # memory, processor time, open files of the process
         Info("clamp_build", "What is served, by which versions.", **own).info(about)
 
     def answered(self, answer: Answer, total_s: float) -> None:

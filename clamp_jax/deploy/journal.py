@@ -28,8 +28,14 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line with what the event is about."""
-        about = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _PLAIN)
+        about = " ".join(f"{name}={_one_line(value)}" for name, value in vars(record).items() if name not in _PLAIN)
         return f"{super().formatMessage(record)}{'  ' + about if about else ''}"
+
+
+def _one_line(value: object) -> str:
+    """A stranger's text must not begin a line of its own, nor move a terminal's cursor."""
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)
 
 
 FORMATTERS = {"text": TextFormatter, "json": JsonFormatter}

@@ -23,6 +23,15 @@ OPTIONAL = ("calibration", "calibration_id", "prompt", "seed", "request_id", "cl
 OPTIONAL += ("deadline_ms", "frozen_actions")
 CALIBRATION = ("intrinsics", "parent_from_camera", "world_from_base")
 _VECTORS = {"state": "joints", "past_actions": "past_actions", "past_mask": "past_mask"}
+# Largest size of a value that makes sense, and what a larger one is likely to be (ours: a policy given 1e38 answers with infinities).
+_REACH = {
+    "joints": (10.0, "rad, gripper 0 closed to 1 open; this looks like degrees or counts"),
+    "past_actions": (10.0, "rad, gripper 0 closed to 1 open; this looks like degrees or counts"),
+    "frozen_actions": (10.0, "rad, gripper 0 closed to 1 open; this looks like degrees or counts"),
+    "intrinsics": (1e5, "fx, fy, cx, cy in pixels"),
+    "parent_from_camera": (100.0, "metres; this looks like millimetres"),
+    "world_from_base": (100.0, "metres; this looks like millimetres"),
+}
 
 
 class Request(NamedTuple):
@@ -61,8 +70,16 @@ def check_request(message: object, spec: dict) -> Request:
     inputs = {name: np.asarray(value)[None] for name, value in values.items()}
     for name, array in inputs.items():
         check_input(name, array, spec)
+        _check_reach(name, array)
     echo = {name: message[name] for name in ("request_id", "client_time") if name in message}
     return Request(inputs, echo, message.get("deadline_ms", math.inf) / 1e3)
+
+
+def _check_reach(name: str, array: np.ndarray) -> None:
+    """ValueError when a value is finite and yet far outside of anything that a robot or a camera has."""
+    most, unit = _REACH.get(name, (np.inf, ""))
+    if name in _REACH and np.abs(array).max(initial=0) > most:
+        raise ValueError(f"input '{name}' reaches {np.abs(array).max():.4g}; expected at most {most:g} in {unit}")
 
 
 def check_names(message: object, spec: dict) -> None:
@@ -72,21 +89,22 @@ def check_names(message: object, spec: dict) -> None:
     missing = [name for name in REQUIRED if name not in message]
     if "calibration" not in message and "calibration_id" not in message:
         missing.append("calibration or calibration_id")
+    unknown = [str(name)[:40] for name in message if name not in REQUIRED + OPTIONAL]
     for group in ("images", "depth_m"):
         if group in message:
-            missing += [f"{group}/{camera}" for camera in _missing_cameras(message[group], group, spec)]
-    unknown = [str(name)[:40] for name in message if name not in REQUIRED + OPTIONAL][:8]
+            lacks, odd = _compare_cameras(message[group], group, spec)
+            missing, unknown = missing + lacks, unknown + odd
     if missing or unknown:
-        raise ValueError(f"request lacks {missing or 'nothing'}, has unknown {unknown or 'nothing'}; see the metadata's `inputs`")
+        found = f"lacks {missing or 'nothing'}, has unknown {unknown[:8] or 'nothing'}"
+        raise ValueError(f"request {found}; see the metadata's `inputs`")
 
 
-def _missing_cameras(group: object, name: str, spec: dict) -> list[str]:
+def _compare_cameras(group: object, name: str, spec: dict) -> tuple[list[str], list[str]]:
+    """Names "group/camera" that a map lacks, and those of it that nobody knows; ValueError when it is no map."""
     if not isinstance(group, dict):
         raise ValueError(f"'{name}' is {type(group).__name__}; expected a map of the cameras {spec['cameras']}")
-    unknown = [str(camera)[:40] for camera in group if camera not in spec["cameras"]][:8]
-    if unknown:
-        raise ValueError(f"'{name}' has unknown cameras {unknown}; expected {spec['cameras']}")
-    return [camera for camera in spec["cameras"] if camera not in group]
+    missing = [f"{name}/{camera}" for camera in spec["cameras"] if camera not in group]
+    return missing, [f"{name}/{str(camera)[:40]}" for camera in group if camera not in spec["cameras"]]
 
 
 def check_options(message: dict, spec: dict) -> None:
@@ -100,8 +118,10 @@ def check_options(message: dict, spec: dict) -> None:
         raise ValueError(f"seed is {str(seed)[:40]}; expected an integer in 0..{2**32 - 1}")
     for name in ("request_id", "client_time"):
         value = message.get(name, 0)
-        if not isinstance(value, int | float | str) or (isinstance(value, str) and len(value) > 64):
-            raise ValueError(f"{name} is {type(value).__name__}; expected a number or a string of at most 64 characters")
+        printable = isinstance(value, str) and len(value) <= 64 and value.isprintable()  # it stands in a text of the server's
+        if not printable and not (isinstance(value, int | float) and math.isfinite(value)):
+            found = repr(value)[:40] if isinstance(value, int | float | str) else type(value).__name__
+            raise ValueError(f"{name} is {found}; expected a finite number or a printable string of at most 64 characters")
     _check_deadline(message.get("deadline_ms", 1))
     known = calibration_id(spec)
     if "calibration" not in message and message.get("calibration_id") != known:
@@ -164,6 +184,8 @@ def _check_image(name: str, image: object, shape: tuple, expected: dict) -> None
         raise ValueError(f"'{name}' is {type(image).__name__}; expected an array of shape {shape}")
     if "depth" in name and image.dtype == np.uint16:
         raise ValueError(f"'{name}' is uint16; pass metres as float32: raw depth times the camera's unit (a D405's is 0.0001)")
+    if shape[-1] == 3 and image.shape == (3, *shape[:2]):
+        raise ValueError(f"'{name}' has shape {image.shape}, channels first; expected them last, {shape}: np.moveaxis(image, 0, -1)")
     if image.dtype != np.dtype(expected["dtype"]) or image.shape != shape:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected {expected['dtype']} {shape}: {expected['unit']}")
     if image.dtype == np.float32 and not np.isfinite(image).all():
@@ -174,11 +196,21 @@ def _small(value: object, name: str) -> np.ndarray:
     """A vector or matrix; float64 is rounded, since that is what numpy makes of a list."""
     if not isinstance(value, np.ndarray | list):
         raise ValueError(f"'{name}' is {type(value).__name__}; expected an array")
+    _check_numbers(value, name)
     try:
         array = np.asarray(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"'{name}' is a ragged list; expected an array") from None
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite then, and refused
+        return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _check_numbers(value: object, name: str) -> None:
+    """ValueError when a list holds anything but numbers and lists: numpy pads texts to the longest, gigabytes for a few of them."""
+    for part in value if isinstance(value, list) else ():
+        if not isinstance(part, list | int | float | np.generic | np.ndarray):
+            raise ValueError(f"'{name}' has a {type(part).__name__} in its list; expected numbers")
+        _check_numbers(part, name)
 
 
 def _calibration(message: dict, spec: dict) -> dict:
@@ -194,9 +226,9 @@ def _calibration(message: dict, spec: dict) -> dict:
 def _per_camera(value: object, name: str, spec: dict) -> np.ndarray:
     if not isinstance(value, dict):
         return _small(value, f"calibration/{name}")
-    missing = _missing_cameras(value, f"calibration/{name}", spec)
-    if missing:
-        raise ValueError(f"'calibration/{name}' lacks the cameras {missing}; expected {spec['cameras']}")
+    missing, unknown = _compare_cameras(value, f"calibration/{name}", spec)
+    if missing or unknown:
+        raise ValueError(f"calibration lacks {missing or 'nothing'}, has unknown {unknown[:8] or 'nothing'}; expected {spec['cameras']}")
     arrays = [_small(value[camera], f"calibration/{name}/{camera}") for camera in spec["cameras"]]
     if len({array.shape for array in arrays}) != 1:
         raise ValueError(f"'calibration/{name}' has shapes {[array.shape for array in arrays]}; expected the same for every camera")

@@ -75,7 +75,8 @@ class PolicyServer:
         self._batcher = Batcher(policy, self._checked, most=settings.max_batch, wait_s=settings.batch_wait_s)
         self._checkers = ThreadPoolExecutor(CHECKERS, thread_name_prefix="check")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped: asyncio.Event | None = None
+        self._stopped: asyncio.Event | None = None  # no new requests
+        self._over: asyncio.Event | None = None  # no waiting for running ones
 
     async def run(self, *, warm: dict, ready: Callable[[str], None] = lambda url: None, signals: bool = False) -> None:
         """Listen, call the policy with the inputs `warm` (batch 1) in every size of batch, then serve until `stop()`.
@@ -83,17 +84,18 @@ class PolicyServer:
         `ready` is called with the URL when clients may come; before, `/healthz` answers and `/readyz` says 503.
         `signals`: SIGTERM and SIGINT stop it after the running requests (in the main thread only).
         """
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._stopped, self._over = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
             self._loop.add_signal_handler(number, self._stopped.set)
         s = self._settings
         options = {"max_size": s.limits.size, "max_queue": 2, "compression": None, "open_timeout": 5, "close_timeout": 2}
+        options["origins"] = [None]  # a robot sends none; a web page that the user looks at does, and must not reach the loopback
         try:
             async with serve(self._handle, s.host, s.port, process_request=self._gate, **options) as server:
                 await self._loop.run_in_executor(self._checkers, self._batcher.warm, warm)
                 self._open(server.sockets[0].getsockname()[1], ready)
                 await self._stopped.wait()
-                await self._drain()
+                await self._end()
         finally:
             self._checkers.shutdown(wait=False, cancel_futures=True)
             self._batcher.close()
@@ -105,11 +107,17 @@ class PolicyServer:
         logger.info("ready", extra={"url": url, "instruction": self._spec["instruction"]})
         ready(url)
 
-    async def _drain(self) -> None:
+    async def _end(self) -> None:
         self._ready = False
         self.gauges.ready.set(0)
         logger.info("draining", extra={"pending": self._pending, "connections": self._connections})
-        deadline = self._loop.time() + self._settings.drain_s
+        await self._drain(self._settings.drain_s)
+        self._over.set()
+        await self._drain(1.0)  # until those that still wait are told so
+
+    async def _drain(self, most_s: float) -> None:
+        """Wait for the requests that are pending, but no longer than this."""
+        deadline = self._loop.time() + most_s
         while self._pending and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
 
@@ -231,11 +239,23 @@ class PolicyServer:
         if not self._ready:
             raise Busy(f"{name}: the server is about to stop")
         try:
-            return await asyncio.wrap_future(self._batcher.submit(asked.inputs, started + asked.budget_s))
+            return await self._unless_over(asyncio.wrap_future(self._batcher.submit(asked.inputs, started + asked.budget_s)), name)
         except Late as error:
             raise Late(f"{name}: {error}") from None
         except ValueError as error:  # the policy's own: not the request's, which was checked
             raise RuntimeError(f"the policy failed: {error}") from error
+
+    async def _unless_over(self, answer: asyncio.Future, name: str) -> Answer:
+        """The answer, or Busy at the end of the drain: a policy that hangs must not keep the server from stopping."""
+        over = asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait((answer, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+        if not answer.done():
+            answer.cancel()
+            raise Busy(f"{name}: the server stops and did not come to it")
+        return answer.result()
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         """Actions of one request as they are sent: finite, of the specified shape, held to the joints' limits."""
