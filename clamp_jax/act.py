@@ -23,6 +23,8 @@ from clamp_jax.steps import ablate, embed, see
 from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, HISTORY, Capacity, Frozen, Observation
 
 DDIM_STEPS = 10  # usual at inference are 10 to 16 (ours)
+
+
 @dataclasses.dataclass(frozen=True)  # not a tuple: jax.jit keeps a weak reference to what it compiles
 class Act:
     """A policy for one moment: act(params, observation, noise (50, 14), frozen=None) -> actions (50, 14), rad and gripper 0..1.

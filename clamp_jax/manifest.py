@@ -53,6 +53,11 @@ def verify(step_folder: Path, items: Sequence[str] | None = None) -> None:
         raise CheckpointError(f"{step_folder / extra[0]} is not in the manifest; remove it, or the checkpoint's folder")
 
 
+def list_hash(step_folder: Path) -> str:
+    """SHA-256 of a checkpoint's list of hashes, so of all that is in it. Raises CheckpointError when the list is damaged."""
+    return digest(_read(step_folder))
+
+
 def _read(step_folder: Path) -> dict[str, str]:
     path = step_folder / MANIFEST
     if not path.is_file():

@@ -141,10 +141,11 @@ class Demo:
         """The CLAMP policy as an artifact, checked against the one in memory."""
 
         def work() -> Result:
-            written = export.export(self.path("finetune_clamp"), self.path("artifact"))
+            reports = [self.path("evaluation.json")]
+            written = export.export(self.path("finetune_clamp"), self.path("artifact"), evaluations=reports)
             return written | {"verified": export.verify(self.path("artifact"))}
 
-        self.do("export", work, inputs={}, after=["finetune_clamp"], outputs=["artifact"])
+        self.do("export", work, inputs={}, after=["finetune_clamp", "evaluate"], outputs=["artifact"])
 
     def drive(self) -> None:
         """One episode of the simulated robot, in real time, through server and client."""

@@ -1,9 +1,10 @@
 """Write the policy of a fine-tuning run as an artifact, and check one.
 
-    python -m experiments.export --checkpoint runs/finetune --out runs/artifact
+    python -m experiments.export --checkpoint runs/finetune --out runs/artifact --evaluation evaluation.json
     python -m experiments.export --verify runs/artifact
 
-The artifact's answer is compared with the policy in memory before it gets its name; more than 1e-5 of difference is refused.
+The artifact's answer is compared with that of training's own networks before it gets its name; more than 1e-5 of difference is
+refused. Reports of experiments.evaluate stand in its model card.
 """
 
 import argparse
@@ -22,11 +23,13 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from clamp_jax import act
+from clamp_jax import act, manifest
+from clamp_jax.checkpoint import folder as checkpoint_folder
 from clamp_jax.data.folders import Reader
-from clamp_jax.deploy import artifact
+from clamp_jax.deploy import artifact, loader
 from clamp_jax.geometry.kinematics import aloha_calibration
-from clamp_jax.structs import ACTION_DIM, CHUNK, Calibration, Observation
+from clamp_jax.structs import ACTION_DIM, CHUNK, Calibration, Frozen, Observation
+from experiments import card
 
 TOLERANCE = 1e-5  # rad, artifact against memory on the same machine
 SECTIONS = ("model", "views", "sensor", "variant", "ablation")  # of a run's config: what the networks are
@@ -40,6 +43,7 @@ def export(
     step: int | None = None,
     ddim_steps: int = act.DDIM_STEPS,
     evaluations: Sequence[Path] = (),
+    licence: str | None = None,
 ) -> dict:
     """Export the averaged weights of a run: {"artifact", "difference", "bytes", "seconds", "instruction"}.
 
@@ -47,12 +51,17 @@ def export(
     experiments.evaluate for the model card. What is exported is compared with training's own networks.
     ValueError (FileExistsError for `out`) when the run, its data or the export is not as it should be; then nothing stands at `out`.
     """
-    started = time.monotonic()
-    reports = tuple(map(read_evaluation, evaluations))
+    reports = tuple(map(card.read_evaluation, evaluations))
     run = act.load_run(checkpoint, step=step, steps=ddim_steps)
-    policy = act.fold(run, steps=ddim_steps)
-    about = describe(policy, instruction or only_instruction(policy.loaded.config), ddim_steps)._replace(evaluations=reports)
-    about.training["checkpoint"] = f"step {run.loaded.step} of {Path(checkpoint).name}, sha256 {act.weights_hash(run.params)[:16]}"
+    about = describe(run, instruction or only_instruction(run.loaded.config), ddim_steps)._replace(evaluations=reports)
+    about.training["checkpoint"] = f"step {run.loaded.step} of {Path(checkpoint).name}"
+    hashes = about.hashes | {"checkpoint": manifest.list_hash(checkpoint_folder(checkpoint) / str(run.loaded.step))}
+    return write(run, out, about._replace(hashes=hashes, licence=licence or about.licence), ddim_steps=ddim_steps)
+
+
+def write(run: act.RunPolicy, out: Path, about: artifact.Description, *, ddim_steps: int) -> dict:
+    """Write a run's policy as it is deployed, compared with the run's own; returns and raises what `export` does."""
+    started, policy = time.monotonic(), act.fold(run, steps=ddim_steps)
     differences: list[float] = []
     check = lambda folder: differences.append(compare(run, folder))  # noqa: E731
     written = artifact.write_artifact(out, policy.act, policy.params, about, check=check)
@@ -65,40 +74,14 @@ def export(
     }
 
 
-def describe(policy: act.RunPolicy, instruction: str, ddim_steps: int) -> artifact.Description:
+def describe(run: act.RunPolicy, instruction: str, ddim_steps: int) -> artifact.Description:
     """What the artifact says of a run beside its weights."""
-    sensor, loaded = policy.networks.sensor, policy.loaded
+    sensor, loaded = run.networks.sensor, run.loaded
     calibration = jax.tree.map(np.asarray, aloha_calibration(sensor.height, sensor.width))
-    training = {name: loaded.config[name] for name in SECTIONS if name in loaded.config} | {"step": loaded.step, "ddim_steps": ddim_steps}
-    training |= {"data": data_sets(loaded.config), "pretrained_from": Path(loaded.config.get("init_from", "")).name}
-    return artifact.Description(instruction, sensor.height, sensor.width, calibration, loaded.statistics, training)
-
-
-def data_sets(config: dict) -> list[dict]:
-    """Name, task, kind, number of episodes and fingerprint of the data sets of a run that are at hand."""
-    found = []
-    for path in config["data"]["paths"]:
-        try:
-            reader = Reader(path)
-        except ValueError:
-            continue
-        about = {"name": Path(path).name, "task": reader.task, "kind": reader.kind, "episodes": len(reader)}
-        found.append(about | {"fingerprint": reader.fingerprint})
-    return found
-
-
-def read_evaluation(path: Path) -> dict:
-    """A report of experiments.evaluate; ValueError when the file is none."""
-    try:
-        report = json.loads(Path(path).read_text())
-        rows = report["success"].values()
-        numbers = [row[name] for row in rows for name in ("successes", "trials", "low", "high")]
-        named = [report[name] for name in ("task", "backend", "seed", "limit_s")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no report of experiments.evaluate --json ({type(error).__name__}: {error})") from error
-    if not numbers or any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers) or None in named:
-        raise ValueError(f"{path} has no successes, trials and interval of a policy; make it by experiments.evaluate --json")
-    return report
+    training = {name: loaded.config[name] for name in SECTIONS if name in loaded.config}
+    training |= card.training(loaded) | {"ddim_steps": ddim_steps}
+    about = artifact.Description(instruction, sensor.height, sensor.width, calibration, loaded.statistics, training)
+    return about._replace(hashes={"config": loader.canonical_hash(loaded.config)})
 
 
 def only_instruction(config: dict) -> str:
@@ -114,25 +97,38 @@ def only_instruction(config: dict) -> str:
     return found[0]
 
 
-def compare(policy: act.RunPolicy, folder: Path) -> float:
-    """Largest difference (rad) between an artifact and the policy in memory on a made-up input; ValueError over TOLERANCE."""
+def compare(run: act.RunPolicy, folder: Path) -> float:
+    """`difference` of an artifact and the run that it is of; ValueError over TOLERANCE."""
+    found = difference(run, folder)
+    if not found <= TOLERANCE:
+        raise ValueError(f"the exported policy differs from the one in memory by {found:.3g}, at most {TOLERANCE:.0e} is allowed")
+    return found
+
+
+def difference(run: act.RunPolicy, folder: Path) -> float:
+    """Largest difference (rad) between an artifact's actions and a policy's in memory, on two made-up inputs, one with frozen actions."""
     loaded = artifact.load_artifact(folder)
-    inputs = artifact.example_inputs(loaded.spec, seed=1)
-    difference = float(np.abs(loaded(inputs)["actions"][0] - in_memory(policy, inputs)).max())
-    if not difference <= TOLERANCE:
-        raise ValueError(f"the exported policy differs from the one in memory by {difference:.3g}, at most {TOLERANCE:.0e} is allowed")
-    return difference
+    inputs = artifact.stored_inputs(loaded.spec)
+    return float(np.abs(loaded(inputs)["actions"] - in_memory(run, inputs)).max())
 
 
-def in_memory(policy: act.RunPolicy, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Actions (50, 14) of a policy in memory, one example, without the exporter's code."""
-    one = {name: value[0] for name, value in inputs.items()}
-    calibration = aloha_calibration(policy.networks.sensor.height, policy.networks.sensor.width)
+def in_memory(run: act.RunPolicy, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Actions (b, 50, 14) of a policy in memory, one example after the other, without the exporter's code."""
+    look, decide = jax.jit(run.act.look), jax.jit(run.act.decide)
+    calibration = aloha_calibration(run.networks.sensor.height, run.networks.sensor.width)
+    actions = []
+    for i in range(len(inputs["seed"])):
+        one = {name: value[i] for name, value in inputs.items()}
+        noise = jax.random.normal(jax.random.key(one["seed"]), (CHUNK, ACTION_DIM))
+        frozen = Frozen(one["frozen_actions"], one["frozen_steps"]) if one["frozen_steps"] else None  # as in training: without
+        actions.append(np.asarray(decide(run.params, look(run.params, _observation(one, calibration)), noise, frozen)))
+    return np.stack(actions)
+
+
+def _observation(one: dict[str, np.ndarray], calibration: Calibration) -> Observation:
     known = {name: one[name] for name in Calibration._fields if name in one}
     fields = {name: one[name] for name in Observation._fields if name in one}
-    observation = Observation(**fields, calibration=calibration._replace(**known))
-    noise = jax.random.normal(jax.random.key(one["seed"]), (CHUNK, ACTION_DIM))
-    return np.asarray(jax.jit(policy.act)(policy.params, observation, noise))
+    return Observation(**fields, calibration=calibration._replace(**known))
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -149,6 +145,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--instruction", help="default: the one of the run's demonstrations")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--ddim-steps", type=int, default=act.DDIM_STEPS, help="denoising steps at inference")
+    parser.add_argument("--licence", help="of the weights, for the model card; default: the program's")
     parser.add_argument("--evaluation", type=Path, nargs="*", default=[], help="reports of experiments.evaluate, for the model card")
     args = parser.parse_args(argv)
     if args.verify is None and (args.checkpoint is None or args.out is None):
@@ -164,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = verify(args.verify)
         else:
             how = {"instruction": args.instruction, "step": args.step, "ddim_steps": args.ddim_steps, "evaluations": args.evaluation}
-            result = export(args.checkpoint, args.out, **how)
+            result = export(args.checkpoint, args.out, licence=args.licence, **how)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

@@ -2,26 +2,29 @@
 
     policy.stablehlo      jax.export for cpu, cuda and tpu, batch size symbolic: f(weights, inputs) -> {"actions": (b, 50, 14)}
     weights.safetensors   the arguments `weights`, flat; closed-over weights would make the program as large as they are
-    spec.json             inputs, cameras, calibration, limits, statistics, instruction, versions, date
-    example.safetensors   one input and the actions that the writing machine got for it
+    spec.json             inputs, cameras, calibration, limits, statistics, instruction, versions, date, hashes
+    example.safetensors   two inputs and the actions that the writing machine got for them
     MODEL_CARD.md         for people: data, training, evaluation, what it is not for
-    loader.py             a copy of the reader: needs jax, numpy and flatbuffers
+    loader.py             a copy of the reader: needs jax, numpy, flatbuffers and safetensors
     manifest.json         SHA-256 of each file, and of that list
 """
 
 import datetime
 import importlib.metadata
 import json
+import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from clamp_jax.deploy import loader, model_card, safety
 from clamp_jax.deploy.loader import Policy, check_instruction, load_artifact  # noqa: F401 - the readers' public names
@@ -31,8 +34,8 @@ from clamp_jax.structs import ACTION_DIM, CAMERAS, CHUNK, CONTROL_HZ, HISTORY, C
 PLATFORMS = ("cpu", "cuda", "tpu")
 # jax promises that an export loads with the jax of six months later (jax.export's compatibility guarantee)
 PROMISE = datetime.timedelta(days=182)
-
-_SAFETENSORS_NAMES = {np.dtype(text): name for name, text in loader._SAFETENSORS.items()} | {np.dtype(jnp.bfloat16): "BF16"}
+ACTION_UNIT, ACTION_AXES = "rad; gripper 0 closed, 1 open", "left 6, gripper, right 6, gripper"
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "clamp-jax")  # whose versions an artifact names
 
 
 class Description(NamedTuple):
@@ -45,6 +48,8 @@ class Description(NamedTuple):
     statistics: dict  # JSON: {"working_range": (14, 2), ...}, bound to the weights by hash
     training: dict  # JSON: what made these weights (preset, steps, data sets, checkpoint's hash, sensors)
     evaluations: tuple = ()  # JSON: reports of experiments.evaluate, for the model card
+    hashes: Mapping[str, str] = MappingProxyType({})  # SHA-256 of what the weights are of: "checkpoint", "config"
+    licence: str = "Apache-2.0, as the program that wrote it; the data's own licence applies to what was learnt of them"
 
 
 def write_artifact(
@@ -80,19 +85,15 @@ def write_artifact(
 def _write(folder: Path, act: Any, params: Any, description: Description, *, today: datetime.date) -> None:
     weights = flatten(params)
     spec = make_spec(weights, description, today=today)
-    function = policy_function(act, params, description.calibration)
-    exported = export(function, weights, spec)
-    (folder / "policy.stablehlo").write_bytes(exported.serialize())
-    metadata = {"statistics_sha256": loader.statistics_hash(spec["statistics"])}
-    write_safetensors(folder / "weights.safetensors", weights, metadata)
-    spec["hashes"] = {name: loader.sha256(folder / name) for name in ("policy.stablehlo", "weights.safetensors")} | {
-        "statistics": metadata["statistics_sha256"]
-    }
+    exported = export(policy_function(act, params, description.calibration), weights, spec)
+    (folder / loader.PROGRAM).write_bytes(exported.serialize())
+    write_safetensors(folder / loader.WEIGHTS, weights, {"statistics_sha256": spec["hashes"]["statistics"]})
+    spec["hashes"] |= {name: loader.sha256(folder / name) for name in (loader.PROGRAM, loader.WEIGHTS)}
     (folder / "spec.json").write_text(json.dumps(spec, indent=1, sort_keys=True, allow_nan=False))
-    (folder / "MODEL_CARD.md").write_text(model_card.write(spec, description.evaluations))
-    inputs = example_inputs(spec)
+    (folder / "MODEL_CARD.md").write_text(model_card.write(spec, description.evaluations, licence=description.licence))
+    inputs = stored_inputs(spec)
     actions = Policy(exported, weights, spec)(inputs)["actions"]
-    write_safetensors(folder / "example.safetensors", inputs | {"actions": actions}, {})
+    write_safetensors(folder / loader.EXAMPLE, inputs | {"actions": actions}, {})
     shutil.copyfile(loader.__file__, folder / "loader.py")
     files = {path.name: loader.sha256(path) for path in sorted(folder.iterdir())}
     (folder / "manifest.json").write_text(json.dumps({"files": files, "sha256": loader.canonical_hash(files)}, indent=1))
@@ -150,32 +151,43 @@ def make_spec(weights: dict, description: Description, *, today: datetime.date) 
         "format": loader.FORMAT,
         "date": today.isoformat(),
         "loads_until": (today + PROMISE).isoformat(),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+        "versions": {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES},
         "platforms": list(PLATFORMS),
         "instruction": description.instruction,
         "cameras": list(CAMERAS),
         "image_size": [description.height, description.width],
         "calibration": calibration | {"mount": np.asarray(description.calibration.mount).tolist()},
         "inputs": input_spec(description.height, description.width),
-        "outputs": {"actions": {"shape": ["b", CHUNK, ACTION_DIM], "dtype": "float32", "unit": "rad; gripper 0 closed, 1 open"}},
+        "outputs": {"actions": _entry((CHUNK, ACTION_DIM), "float32", ACTION_UNIT, "joint", f"time; {ACTION_AXES}", "finite")},
         "control_hz": CONTROL_HZ,
         "chunk": CHUNK,
         "history": HISTORY,
         "limits": _limits(),
         "statistics": description.statistics,
         "training": description.training,
+        "hashes": {"statistics": loader.statistics_hash(description.statistics)} | dict(description.hashes),
         "weights": {name: [list(array.shape), str(array.dtype)] for name, array in weights.items()},
     }
 
 
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a clone that was not installed
+        return "not installed"
+
+
 def _limits() -> dict:
+    """Of the arm, and under `commands` of each of the 14 numbers of a command in the order of `names`: what safety.py holds it to."""
+    commands = {name: np.asarray(value).tolist() for name, value in safety.aloha_limits()._asdict().items()}
+    names = [f"{side}/{joint}" for side in aloha.SIDES for joint in (*aloha.ARM_JOINTS, "gripper")]
     return {
         "joints": list(aloha.ARM_JOINTS),
         "joint_limits_rad": aloha.JOINT_LIMITS.tolist(),
         "finger_limits_m": list(aloha.FINGER_LIMITS),
         "gripper_closed_open_m": [aloha.GRIPPER_CLOSED_M, aloha.GRIPPER_OPEN_M],
         "working_range": aloha.WORKING_RANGE.tolist(),
-        "commands": {name: np.asarray(value).tolist() for name, value in safety.aloha_limits()._asdict().items()},
+        "commands": {"names": names, "unit": f"{ACTION_UNIT}; velocity a second, acceleration a second squared"} | commands,
     }
 
 
@@ -197,15 +209,18 @@ def input_spec(height: int, width: int) -> dict:
             "rigid",
         ),
         "world_from_base": ((2, 4, 4), "float32", "m", cell, "left, right; rigid transform of base_link", "rigid"),
-        "joints": ((ACTION_DIM,), "float32", "rad; gripper 0 closed, 1 open", "joint", "left 6, gripper, right 6, gripper", "finite"),
-        "past_actions": ((HISTORY, ACTION_DIM), "float32", "as actions", "joint", "commands as executed, oldest first", "finite"),
+        "joints": ((ACTION_DIM,), "float32", ACTION_UNIT, "joint", ACTION_AXES, "finite"),
+        "past_actions": ((HISTORY, ACTION_DIM), "float32", ACTION_UNIT, "joint", "commands as executed, oldest first", "finite"),
         "past_mask": ((HISTORY,), "bool", "False before the start of the episode", "-", "as past_actions", "mask"),
         "seed": ((), "uint32", "-", "-", "of the sampler's noise", "seed"),
-        "frozen_actions": ((CHUNK, ACTION_DIM), "float32", "as actions", "joint", "the chunk's first rows, given; the rest is 0", "finite"),
+        "frozen_actions": ((CHUNK, ACTION_DIM), "float32", ACTION_UNIT, "joint", "the chunk's first rows, given", "finite"),
         "frozen_steps": ((), "int32", "-", "-", f"how many rows are given, 0 to {CHUNK - 1}", "steps"),
     }
-    keys = ("shape", "dtype", "unit", "frame", "axes", "rule")
-    return {name: dict(zip(keys, (["b", *row[0]], *row[1:]), strict=True)) for name, row in rows.items()}
+    return {name: _entry(*row) for name, row in rows.items()}
+
+
+def _entry(shape: tuple, *words: str) -> dict:
+    return {"shape": ["b", *shape]} | dict(zip(("dtype", "unit", "frame", "axes", "rule"), words, strict=True))
 
 
 def example_inputs(spec: dict, seed: int = 0) -> dict:
@@ -226,13 +241,21 @@ def example_inputs(spec: dict, seed: int = 0) -> dict:
     }
 
 
+def stored_inputs(spec: dict) -> dict:
+    """The inputs of the stored example, batch 2: nothing frozen, and a tenth of the chunk frozen."""
+    free, frozen = example_inputs(spec), example_inputs(spec, seed=1)
+    home = np.tile(aloha.HOME_COMMAND, 2).astype(np.float32)
+    frozen |= {"frozen_actions": np.tile(home, (1, CHUNK, 1)), "frozen_steps": np.full(1, CHUNK // 10, np.int32)}
+    return {name: np.concatenate([free[name], frozen[name]]) for name in free}
+
+
 def verify_artifact(folder: str | Path, *, tolerance: float = 1e-4) -> dict:
     """Check every hash, run the stored example and compare: {"files", "difference", "tolerance", "jax", "loads_until"}.
 
     `tolerance` in rad (ours: the same program on another machine differs in its last bits); ValueError when it is passed.
     """
     policy = load_artifact(folder)
-    stored, _ = loader.read_safetensors(Path(folder) / "example.safetensors")
+    stored, _ = loader.read_safetensors(Path(folder) / loader.EXAMPLE)
     expected = stored.pop("actions")
     difference = float(np.abs(policy(stored)["actions"] - expected).max())
     if not difference <= tolerance:
@@ -242,17 +265,6 @@ def verify_artifact(folder: str | Path, *, tolerance: float = 1e-4) -> dict:
 
 
 def write_safetensors(path: Path, arrays: dict, metadata: dict) -> None:
-    """Write name -> array as a safetensors file (the published layout), header padded to 8 bytes, little endian."""
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset, blocks = 0, []
-    for name, array in arrays.items():
-        block = np.ascontiguousarray(array).tobytes()
-        entry = {"dtype": _SAFETENSORS_NAMES[array.dtype], "shape": list(array.shape)}
-        header[name] = entry | {"data_offsets": [offset, offset + len(block)]}
-        offset += len(block)
-        blocks.append(block)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.writelines(blocks)
+    """Write name -> array as a safetensors file; the library writes memory as it lies: what is not in C order would come out wrong."""
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    safetensors.numpy.save_file(ordered, path, metadata=metadata or None)

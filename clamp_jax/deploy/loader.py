@@ -1,11 +1,13 @@
-"""Reads an artifact and runs it. This file stands alone: it needs jax, numpy and flatbuffers, and a copy lies in every artifact.
+"""Reads an artifact and runs it. This file stands alone, and a copy lies in every artifact.
+
+It needs jax, numpy, flatbuffers and safetensors:
 
     import loader
     policy = loader.load_artifact("folder")
     actions = policy(inputs)["actions"]  # (b, 50, 14); policy.spec["inputs"] says what `inputs` holds
 
 An artifact is refused, with what was found and what was expected, when a file is missing or has another SHA-256 than the
-manifest, when the statistics do not belong to the weights, or when an input is not what the specification says.
+manifest, when program, weights and statistics do not belong together, or when an input is not what the specification says.
 """
 
 import datetime
@@ -17,13 +19,11 @@ from pathlib import Path
 import jax
 import jax.export
 import numpy as np
+import safetensors
 
 FORMAT = 2  # of the artifact's folder; another one is refused
-FILES = ("policy.stablehlo", "weights.safetensors", "spec.json", "example.safetensors", "MODEL_CARD.md")
-
-# names of the safetensors format; bfloat16 is added by jax's own dependency ml_dtypes
-_SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1"}
-_SAFETENSORS |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1"}
+PROGRAM, WEIGHTS, EXAMPLE = "policy.stablehlo", "weights.safetensors", "example.safetensors"
+FILES = (PROGRAM, WEIGHTS, "spec.json", EXAMPLE, "MODEL_CARD.md")
 
 
 class Policy:
@@ -51,13 +51,14 @@ def load_artifact(folder, *, instruction: str | None = None) -> Policy:
     Raises FileNotFoundError or ValueError naming the file or field, what was found and what was expected.
     """
     folder = Path(folder)
-    verify_files(folder)
+    listed = verify_files(folder)
     spec = read_spec(folder)
     if instruction is not None:
         check_instruction(instruction, spec)
-    weights, metadata = read_safetensors(folder / "weights.safetensors")
+    weights, metadata = read_safetensors(folder / WEIGHTS)
     check_weights(weights, metadata, spec)
-    exported = read_program(folder / "policy.stablehlo", spec)
+    check_together(listed, spec)
+    exported = read_program(folder / PROGRAM, spec)
     platform = jax.default_backend()
     if {"gpu": "cuda"}.get(platform, platform) not in exported.platforms:
         raise ValueError(f"artifact was exported for {', '.join(exported.platforms)}, this is {platform}; run with JAX_PLATFORMS=cpu")
@@ -70,10 +71,20 @@ def read_program(path: Path, spec: dict):
     if datetime.date.today().isoformat() > spec["loads_until"]:
         warnings.warn(f"{made}; this is jax {jax.__version__}: export the checkpoint anew", stacklevel=3)
     try:
-        with open(path, "rb") as file:
-            return jax.export.deserialize(bytearray(file.read()))
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        exported.mlir_module()  # deserialize opens the shell alone; the program inside has versions of its own
+        return exported
     except Exception as error:  # whatever a reader of another version may raise
-        raise ValueError(f"{made}; jax {jax.__version__} cannot read it ({error}): export the checkpoint anew") from error
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{made}; jax {jax.__version__} cannot read it ({cause}): export the checkpoint anew") from error
+
+
+def check_together(listed: dict, spec: dict) -> None:
+    """ValueError when program or weights (name -> SHA-256) are those of another specification, whatever the manifest says."""
+    for name in (PROGRAM, WEIGHTS):
+        found, expected = listed[name], spec["hashes"].get(name)
+        if found != expected:
+            raise ValueError(f"{name} has SHA-256 {found}, spec.json was written for {expected}; export the folder again")
 
 
 def verify_files(folder: Path) -> dict:
@@ -98,15 +109,14 @@ def verify_files(folder: Path) -> dict:
 
 
 def _listed(path: Path) -> dict:
-    """File name -> SHA-256 of a manifest that carries its own; artifacts that were written before have the list alone."""
+    """File name -> SHA-256 of a manifest that carries its own."""
     try:
         manifest = json.loads(path.read_text())
-        bare = all(name in manifest for name in FILES)
-        files, expected = (manifest, None) if bare else (manifest["files"], manifest["sha256"])
+        files, expected = manifest["files"], manifest["sha256"]
         found = canonical_hash(files)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an artifact's manifest ({error}); copy or export the folder again") from error
-    if expected not in (None, found):
+    if expected != found:
         raise ValueError(f"{path} has SHA-256 {found} of its list, it says {expected}; copy or export the folder again")
     return files
 
@@ -214,21 +224,9 @@ def rigid_error(transforms: np.ndarray) -> float:
 
 
 def read_safetensors(path) -> tuple[dict, dict]:
-    """(name -> array, metadata) of a safetensors file: 8 bytes of header length, JSON, raw little-endian arrays."""
-    with open(path, "rb") as file:
-        content = file.read()
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > len(content) - 8:
-        raise ValueError(f"{path} has {len(content)} bytes, its header says at least {length + 8}; copy it again")
-    header = json.loads(content[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
-    return {name: _tensor(content, 8 + length, entry, name) for name, entry in header.items()}, metadata
-
-
-def _tensor(content: bytes, base: int, entry: dict, name: str) -> np.ndarray:
-    start, end = entry["data_offsets"]
-    dtype = jax.numpy.bfloat16.dtype if entry["dtype"] == "BF16" else np.dtype(_SAFETENSORS[entry["dtype"]])
-    count = int(np.prod(entry["shape"], dtype=object)) if entry["shape"] else 1
-    if not 0 <= start <= end <= len(content) - base or end - start != count * dtype.itemsize:
-        raise ValueError(f"tensor '{name}' of shape {entry['shape']} has bytes {start}..{end} of {len(content) - base}: damaged")
-    return np.frombuffer(content, dtype, count, base + start).reshape(entry["shape"])
+    """(name -> array, metadata) of a safetensors file; ValueError that names it when it is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - it is no dict
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
