@@ -65,6 +65,20 @@ def test_from_an_unknown_place_or_at_an_unknown_speed_nothing_is_sent(guard, wro
     assert guard.check(HOME, HOME, velocity(2, wrong)).cause == "not finite"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("velocity", np.full(14, np.nan), "'velocity'"),
+        ("acceleration", np.zeros(14), "over 0"),
+        ("high", np.ones(13), "14 finite"),
+        ("low", LIMITS.high, "left waist"),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(name, value, word):
+    with pytest.raises(ValueError, match=word):
+        Safety(LIMITS._replace(**{name: value}))
+
+
 def velocity(joint, value):
     found = np.zeros(14)
     found[joint] = value

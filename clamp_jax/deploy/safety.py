@@ -85,7 +85,8 @@ class Safety:
     """Checks one command after another; `counts` has {(band, cause): number}."""
 
     def __init__(self, limits: Limits, *, period_s: float = 1 / CONTROL_HZ, margins: Margins = Margins()):  # noqa: B008 - immutable
-        """`margins`: how near the arms may come to each other and to the table."""
+        """`margins`: how near the arms may come to each other and to the table. ValueError for limits that limit nothing."""
+        _check(limits)
         self.limits, self._period_s = limits, period_s
         self._least_arms, self._least_table = _pair_margins(margins), np.where(capsules.HANDS, margins.hands_table, margins.table)
         self._periods = int(np.ceil((limits.velocity / limits.acceleration / period_s).max()))  # that braking takes at most
@@ -239,6 +240,18 @@ class Safety:
         old = np.empty(heights.shape[1:])
         old[rows] = (capsules.table_clearance(before[:, rows]) - self._least_table).min(0)
         return heights.min(0)[parts] < old[parts] - _NO_NEARER
+
+
+def _check(limits: Limits) -> None:
+    """ValueError that names the limit: with NaN in it every comparison is false, and everything passes."""
+    for name, value in limits._asdict().items():
+        if np.shape(value) != (ACTION_DIM,) or not np.isfinite(value).all() or (name not in ("low", "high") and np.min(value) <= 0):
+            what = "finite numbers" if name in ("low", "high") else "finite numbers over 0"
+            raise ValueError(f"limit {name!r} is {np.asarray(value).tolist()}; give {ACTION_DIM} {what}, as aloha_limits() does")
+    if not np.all(limits.low < limits.high):
+        raise ValueError(
+            f"limit 'low' of {JOINTS[int(np.argmin(limits.high > limits.low))]} is not under 'high'; give an interval for each joint"
+        )
 
 
 def _pair_margins(margins: Margins) -> np.ndarray:
