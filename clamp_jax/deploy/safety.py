@@ -196,11 +196,11 @@ class Safety:
         """Whether parts would be nearer than their margin, and nearer than before, at a command or while braking after it.
 
         Before is while braking without it: the way out is open, and a hold is never worse than what was found good. Exact distances
-        are only taken of pairs that a cheap bound does not clear. Between two commands nothing is looked at: a command is at most
-        2 a dt^2 = 0.048 rad a joint from where braking would have led, which was; `experiments.torture` measures what that leaves.
+        are only taken of pairs that a cheap bound does not clear. Half way to the command is looked at too: with all joints at full
+        speed parts came 12 mm nearer there than at either end; `experiments.torture` measures what is left.
         """
         cause, where = np.zeros(len(commands), int), np.zeros(len(commands), int)
-        path = np.concatenate([commands[None], self._braking(commands, (commands - last) / self._period_s)])
+        path = np.concatenate([[(last + commands) / 2, commands], self._braking(commands, (commands - last) / self._period_s)])
         after = capsules.axes_world(capsules.link_poses(path))
         pairs = np.nonzero((capsules.arm_clearance_bound(after) < self._least_arms).any(0))  # row, left part, right part
         heights = capsules.table_clearance(after) - self._least_table

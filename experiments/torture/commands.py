@@ -16,7 +16,7 @@ ROWS = 500  # sequences at a time: what a processor's cache holds
 POOL = 5000  # states that sequences start from
 EDGE = 3e-5  # rad: commands within safety's rounding of a limit pass as they are
 DT = 1 / CONTROL_HZ
-BETWEEN_M = 0.01  # ours: safety looks at the commands, not between them
+BETWEEN_M = 0.01  # ours: safety looks at commands and half way to them, and only at the ends of a period of braking
 BOUNDS = {  # what is sent may be at most
     "position_rad": EDGE,
     "velocity": 3.14 + EDGE / DT,
@@ -155,7 +155,7 @@ def measure(sent: np.ndarray, last: np.ndarray, velocity: np.ndarray, least: tup
         "velocity": np.abs(now[:, arm]).max(),
         "acceleration": (np.abs(now - velocity)[:, arm] / DT).max(),
         "nearer_than_margin_m": -_over_margin(sent, least),
-        "nearer_between_m": -_over_margin((sent + last) / 2, least),
+        "nearer_between_m": -min(_over_margin(last + share * (sent - last), least) for share in (0.25, 0.5)),
     }
     for name, value in figures.items():
         worst[name] = float(max(worst.get(name, -np.inf), value))
