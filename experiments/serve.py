@@ -41,11 +41,18 @@ def serve(folder: Path, settings: Settings, *, instruction: str | None = None) -
 
 
 @contextlib.contextmanager
-def server_process(folder: Path, *, port: int = 0, ready_s: float = 600.0) -> Iterator[str]:
-    """A server in a process of its own while the context is open; gives its URL. RuntimeError when it does not get ready."""
-    command = [sys.executable, "-m", "experiments.serve", "--artifact", str(folder), "--port", str(port)]
+def server_process(
+    folder: Path, *, port: int = 0, ready_s: float = 600.0, log: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[str]:
+    """A server in a process of its own while the context is open; gives its URL. RuntimeError when it does not get ready.
+
+    `log`: file for its standard error instead of this process's; `options`: more of the command line.
+    """
+    command = [sys.executable, "-m", "experiments.serve", "--artifact", str(folder.absolute()), "--port", str(port), *options]
     root = Path(__file__).parents[1]
-    process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    with open(log, "w") if log else contextlib.nullcontext() as stderr:
+        env = os.environ | {"PYTHONPATH": str(root)}
+        process = subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
     os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
     watchdog = threading.Timer(ready_s, process.kill)
     watchdog.start()

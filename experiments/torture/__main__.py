@@ -59,7 +59,7 @@ def main() -> int:
         if args.damage:
             found["damage"] = damage.torture(Path(folder) / "damage", args.damage, seed=args.seed)
         if args.fuzz:
-            found["fuzz"] = fuzz.torture(args.fuzz, seed=args.seed)
+            found["fuzz"] = fuzz.torture(_made(Path(folder) / "fuzz"), args.fuzz, seed=args.seed)
         if args.chaos:
             found["chaos"] = chaos.torture(args.chaos, seed=args.seed)
         if args.commands:

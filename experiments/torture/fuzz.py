@@ -1,258 +1,299 @@
-"""Sends a policy server what nobody should: it neither falls nor hangs, and answers nothing that a robot must not do.
+"""Wrong and right messages to a policy server in a process of its own: it answers each, rightly, and goes on.
 
-Two kinds of messages: of the grammar (a valid request in which something is wrong) and of bytes (noise, flipped bits, cut ends, text,
-frames and connections that are none). Between them a valid request has to be answered rightly, on a connection that stays.
+A case is made of the seed and its number alone, so that a finding is repeated by `make_case(number, seed, target)`.
 """
 
-import asyncio
-import collections
-import os
+import re
+import statistics
+import threading
 import time
-from collections.abc import Callable
+import urllib.request
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
-import msgpack
 import numpy as np
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from clamp_jax.deploy import protocol, request
-from experiments.benchmark import serving
+from clamp_jax.deploy import loader, protocol, request
+from clamp_jax.structs import CAMERAS
+from experiments import serve
+from experiments.torture import damage, frames, messages
 
-SIZE = 8  # pixels of a camera's side
-PATIENCE_S = 20.0  # no answer for so long is a hang
-WORKERS, EVERY = 4, 25  # that send side by side; messages between two valid ones
-GROWTH, WARM_UP = 0.01, 0.2  # of the server's memory, after this part of the messages
-JUNK: tuple[Any, ...] = (None, True, -1, 2**63, -(2**63), 0.0, float("nan"), float("inf"), "", "x" * 300, b"\x00" * 9)
-JUNK += ([], {}, [[[]]], {"a": {"b": {}}})
-TYPES = ("|b1", "|u1", "<u2", "<i4", "<i8", "<f2", "<f4", "<f8", "|O", "<U4", ">f4", "f4", "", "<c8", "<M8[s]")
-UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-BEGINNINGS = (b"", UPGRADE, UPGRADE + b"Sec-WebSocket-Version: 13\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n")
-
-
-def torture(count: int, *, seed: int = 0) -> dict[str, Any]:
-    """Send `count` messages to a server with a stand-in policy; plain values."""
-    began = time.monotonic()
-    with serving.stub_process("ours", SIZE) as (url, process):
-        fuzzer = Fuzzer(url, process.pid, count, seed)
-        try:
-            asyncio.run(fuzzer.run())
-        except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as error:
-            fuzzer.wrong.append(f"the server is gone: {type(error).__name__}: {error}")
-        lives = process.poll() is None
-    memory = fuzzer.memory
-    growth = memory[-1] / memory[0] - 1 if len(memory) > 1 else 0.0
-    return {
-        "messages": fuzzer.sent,
-        "outcomes": dict(fuzzer.outcomes),
-        "valid_answered": fuzzer.valid,
-        "wrong": fuzzer.wrong[:20],
-        "lives": lives,
-        "memory_mb": [round(size / 1e6, 1) for size in (memory[0], memory[-1])] if memory else [],
-        "growth": growth,
-        "seconds": round(time.monotonic() - began, 1),
-        "good": lives and not fuzzer.wrong and fuzzer.sent >= count and growth < GROWTH,
-    }
+CLIENTS = 4
+PENDING = 3  # of the server: fewer than the clients, so that some are told that it is busy
+VALID = 24  # requests whose answers are known
+MOST = 0.01  # of growth
+JUDGED_FROM = 10_000  # cases: a process that has just started still grows
+BAD_AT_MOST = 20  # findings after which it stops
+_ERROR = re.compile(r"[0-9a-f]{8}: (?P<kind>(busy|late): request \S.*: )?.", re.DOTALL)
+_PATHS = ("/", "/healthz", "/readyz", "/metrics", "/../../etc/passwd", "/?" + "x" * 9_000, "//", "/%00")
 
 
-class Fuzzer:
-    """Sends messages and keeps what came of them."""
+class Target(NamedTuple):
+    """A server and what is known of it."""
 
-    def __init__(self, url: str, pid: int, count: int, seed: int):
-        self._url, self._pid, self._count, self._seed = url, pid, count, seed
-        self.sent = self.valid = 0
-        self.outcomes: collections.Counter = collections.Counter()
-        self.wrong: list[str] = []
-        self.memory: list[int] = []  # bytes, after the warm-up
-
-    async def run(self) -> None:
-        """All workers, until the messages are sent."""
-        async with connect(self._url, compression=None, max_size=None, proxy=None) as socket:
-            metadata = protocol.unpack(await socket.recv())
-        low, high = request.action_limits({"limits": metadata["limits"]})
-        await asyncio.gather(*(self._work(number, metadata, (low, high)) for number in range(WORKERS)))
-        self.memory.append(resident_bytes(self._pid))
-
-    async def _work(self, worker: int, metadata: dict, limits: tuple) -> None:
-        rng = np.random.default_rng([self._seed, worker])
-        valid = serving.observation(metadata, worker)
-        async with connect(self._url, compression=None, max_size=None, proxy=None) as steady:
-            await steady.recv()
-            while self.sent < self._count:
-                self.sent += 1
-                if self.sent % EVERY == 0:
-                    await self._ask_rightly(steady, rng, valid)
-                if not self.memory and self.sent >= WARM_UP * self._count:
-                    self.memory.append(resident_bytes(self._pid))
-                name, message = make(rng, valid)
-                outcome = await self._send(name, message, rng, limits)
-                self.outcomes[f"{name}: {outcome}"] += 1
-
-    async def _ask_rightly(self, steady: ClientConnection, rng: np.random.Generator, valid: dict) -> None:
-        """A valid request, whose answer is known: the stand-in gives back the joints."""
-        joints, identity = rng.uniform(0, 0.3, 14).astype(np.float32), int(rng.integers(2**31))
-        await steady.send(protocol.pack(valid | {"state": joints, "request_id": identity}))
-        frame = await asyncio.wait_for(steady.recv(), PATIENCE_S)
-        reply = protocol.unpack(frame) if isinstance(frame, bytes) else {"text": frame}
-        if reply.get("request_id") != identity or not np.array_equal(reply["actions"], np.tile(joints, (50, 1))):
-            self.wrong.append(f"a valid request was answered {str(reply)[:200]}")
-        self.valid += 1
-
-    async def _send(self, name: str, message: bytes | str | None, rng: np.random.Generator, limits: tuple) -> str:
-        """What came of one message."""
-        if message is None:
-            return await self._send_raw(rng)
-        async with connect(self._url, compression=None, max_size=None, proxy=None, close_timeout=1) as socket:
-            await socket.recv()
-            await socket.send(message)
-            try:
-                frame = await asyncio.wait_for(socket.recv(), PATIENCE_S)
-            except ConnectionClosed as closed:
-                return f"closed {closed.rcvd.code if closed.rcvd else 'without a word'}"
-            except TimeoutError:
-                self.wrong.append(f"{name}: no answer within {PATIENCE_S} s to {message[:80]!r}")
-                return "hang"
-        return self._judge(name, frame, limits)
-
-    def _judge(self, name: str, frame: bytes | str, limits: tuple) -> str:
-        if isinstance(frame, str):
-            if len(frame) > 600 or "Traceback" in frame or 'File "' in frame or "internal error" in frame:
-                self.wrong.append(f"{name}: {frame[:200]}")
-            return "refused"
-        actions = protocol.unpack(frame)["actions"]
-        if actions.shape != (50, 14) or not np.isfinite(actions).all() or np.any(actions < limits[0]) or np.any(actions > limits[1]):
-            self.wrong.append(f"{name}: answered with actions that are not finite or outside the limits")
-        return "answered"
-
-    async def _send_raw(self, rng: np.random.Generator) -> str:
-        """A connection that is no websocket, or one whose frames are none."""
-        host, port = self._url.removeprefix("ws://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            writer.write(BEGINNINGS[rng.integers(len(BEGINNINGS))] + rng.bytes(int(rng.integers(0, 300))))
-            await writer.drain()
-            if rng.random() < 0.5:
-                await asyncio.wait_for(reader.read(64), 0.05)
-        except (OSError, TimeoutError):
-            pass
-        finally:
-            writer.close()
-        return "hung up"
+    host: str
+    port: int
+    spec: dict
+    valid: list[tuple[dict, np.ndarray]]  # requests as trees (messages.tree), and the actions (50, 14) that the policy gives
 
 
-def make(rng: np.random.Generator, valid: dict) -> tuple[str, bytes | str | None]:
-    """(kind, message) of the next one; None for a connection that is no websocket."""
-    kinds = (*GRAMMAR, "flip", "cut", "noise", "text", "raw")
-    name = kinds[rng.integers(len(kinds))] if rng.random() > 0.02 else "raw"
-    if name == "raw":
-        return name, None if rng.random() < 0.2 else rng.bytes(3)
-    if name == "text":
-        return name, "".join(map(chr, rng.integers(32, 2000, int(rng.integers(0, 50)))))
-    if name == "noise":
-        return name, rng.bytes(int(rng.integers(0, 400)))
-    if name in GRAMMAR:
-        return name, msgpack.packb(GRAMMAR[name](rng, dict(valid)), default=protocol._encode, use_bin_type=True)
-    data = bytearray(protocol.pack(valid))
-    if name == "cut":
-        return name, bytes(data[: rng.integers(len(data))])
-    for _ in range(int(rng.integers(1, 6))):
-        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-    return name, bytes(data)
+class Case(NamedTuple):
+    """What is sent to the server, and what may come of it."""
+
+    kind: str
+    about: str
+    data: bytes
+    actions: np.ndarray | None = None  # must be answered with these; None: with an answer or a refusal
+    reply: bool = True  # False: broken frames, after which it may only close, or wait for the rest
+    raw: bool = False  # instead of a handshake
 
 
-def _key(rng: np.random.Generator, message: dict) -> str:
-    return list(message)[rng.integers(len(message))]
+class Tally:
+    """What came of the cases, counted by several threads."""
+
+    def __init__(self, count: int):
+        self.outcomes, self.bad = Counter(), []
+        self.done, self._next, self._count, self._lock = 0, 0, count, threading.Lock()
+
+    def take(self) -> int | None:
+        """The number of the next case, None when there are no more or too much was found."""
+        with self._lock:
+            if self._next >= self._count or len(self.bad) >= BAD_AT_MOST:
+                return None
+            self._next += 1
+            return self._next - 1
+
+    def add(self, number: int, case: Case, outcome: str, wrong: str | None) -> None:
+        """Count a case; `wrong`: what should not have come of it."""
+        with self._lock:
+            self.done += 1
+            self.outcomes[f"{case.kind} {outcome}"] += 1
+            if wrong:
+                self.bad.append(f"case {number} ({case.kind}: {case.about}): {wrong}"[:400])
 
 
-def _lacks(rng: np.random.Generator, message: dict) -> dict:
-    del message[_key(rng, message)]
-    return message
+def torture(folder: Path, count: int, *, seed: int = 0) -> dict[str, Any]:
+    """Send so many messages to the server of a small artifact that is made in `folder`; plain values.
+
+    The growth is that of the server's resident memory, from the tenth after a warm-up (a tenth) to the last tenth.
+    """
+    artifact, log = damage.make_artifact(folder / "artifact").folder, folder / "server.log"
+    valid = known_answers(loader.load_artifact(artifact))
+    options = ("--pending", str(PENDING), "--max-batch", "2", "--log-format", "json")  # a small batch: less to compile
+    tally, started = Tally(count), time.monotonic()
+    with serve.server_process(artifact, log=log, options=options) as url:
+        host, port = url.removeprefix("ws://").split(":")
+        target = Target(host, int(port), loader.read_spec(artifact), valid)
+        samples = _run(target, tally, seed)
+        failed = _metric(target, 'clamp_requests_total{outcome="failed"}')
+    tracebacks = log.read_text().count("Traceback")
+    grown = growth(samples, count)
+    good = not tally.bad and not failed and not tracebacks and tally.done == count and grown["growth"] < MOST
+    found = {"messages": tally.done, "outcomes": dict(sorted(tally.outcomes.items())), "bad": tally.bad, "tracebacks": tracebacks}
+    return found | grown | {"failed": failed, "seconds": round(time.monotonic() - started, 1), "good": good}
 
 
-def _has_more(rng: np.random.Generator, message: dict) -> dict:
-    return message | {"".join(map(chr, rng.integers(97, 123, int(rng.integers(1, 9))))): JUNK[rng.integers(len(JUNK))]}
+def _run(target: Target, tally: Tally, seed: int) -> list[tuple[int, float]]:
+    """All cases; (cases done, resident bytes of the server) over the time."""
+    threads = [threading.Thread(target=_client, args=(target, tally, seed)) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    samples = []
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.5)
+        samples.append((tally.done, _metric(target, "process_resident_memory_bytes")))
+    return samples
 
 
-def _junk(rng: np.random.Generator, message: dict) -> dict:
-    name = _key(rng, message)
-    if isinstance(message[name], dict) and rng.random() < 0.7:
-        return message | {name: message[name] | {_key(rng, message[name]): JUNK[rng.integers(len(JUNK))]}}
-    return message | {name: JUNK[rng.integers(len(JUNK))]}
+def growth(samples: list[tuple[int, float]], count: int) -> dict[str, Any]:
+    """Of samples (cases done, bytes): the last tenth against the first after the warm-up; nothing is judged of a short run."""
+    kept = [size for done, size in samples if done >= 0.1 * count]
+    tenth = max(1, len(kept) // 10)
+    if count < JUDGED_FROM or not kept:
+        return {"growth": 0.0}
+    first, last = statistics.median(kept[:tenth]), statistics.median(kept[-tenth:])
+    return {"growth": last / first - 1, "first_mb": first / 1e6, "last_mb": last / 1e6, "mb": [round(m / 1e6, 1) for m in kept[::tenth]]}
 
 
-def _options(rng: np.random.Generator, message: dict) -> dict:
-    names = ("prompt", "seed", "request_id", "client_time", "protocol_version", "deadline_ms", "frozen_actions", "calibration")
-    values = (*JUNK, 1, 0, 2**32, 1e-300, np.float32(3), np.int64(7), "stand still")
-    return message | {names[rng.integers(len(names))]: values[rng.integers(len(values))]}
+def _metric(target: Target, name: str) -> float:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{target.host}:{target.port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
 
 
-def _array(rng: np.random.Generator, message: dict) -> dict:
-    """An array of another shape or type, or with values that are none."""
-    shape = tuple(rng.integers(0, 9, int(rng.integers(0, 5))))
-    types = (np.float32, np.uint8, np.float64, np.int32, np.bool_, np.float16)
-    values = rng.choice(np.array([0, 1, np.nan, np.inf, -np.inf, 1e38, -5]), shape)
-    with np.errstate(invalid="ignore", over="ignore"):
-        made = np.asarray(values).astype(types[rng.integers(len(types))])
-    name = _key(rng, message)
-    return message | {name: message[name] | {_key(rng, message[name]): made} if isinstance(message[name], dict) else made}
+def known_answers(policy: loader.Policy) -> list[tuple[dict, np.ndarray]]:
+    """Valid requests of a policy and its answers to them, without a server: the arms about their home, frozen rows in some."""
+    rng, low, high = np.random.default_rng(0), *request.action_limits(policy.spec)
+    height, width = policy.spec["image_size"]
+    known = []
+    for number in range(VALID):
+        asked = {
+            "images": {name: rng.integers(0, 256, (height, width, 3), np.uint8) for name in CAMERAS},
+            "depth_m": {name: rng.uniform(0, 1, (height, width)).astype(np.float32) for name in CAMERAS},
+            "state": rng.uniform(low, high).astype(np.float32),
+            "past_actions": rng.uniform(low, high, (50, 14)).astype(np.float32),
+            "past_mask": rng.random(50) < 0.8,
+            "calibration_id": request.calibration_id(policy.spec),
+            "seed": int(rng.integers(2**32)),
+        }
+        if number % 3 == 0 and "frozen_actions" in policy.spec["inputs"]:
+            asked["frozen_actions"] = rng.uniform(low, high, (number, 14)).astype(np.float32)
+        actions = policy(request.check_request(asked, policy.spec).inputs)["actions"][0]
+        known.append((messages.tree(asked), np.clip(actions, low, high)))
+    return known
 
 
-def _poison(rng: np.random.Generator, message: dict) -> dict:
-    """The right shape and type with a few values that are none."""
-    name = ("state", "past_actions")[rng.integers(2)]
-    made = message[name].copy()
-    made.flat[rng.integers(made.size)] = (np.nan, np.inf, -np.inf, 3e38, 1e5)[rng.integers(5)]
-    return message | {name: made}
+def make_case(number: int, seed: int, target: Target) -> Case:
+    """Case `number` of a seed."""
+    random = Random(f"{seed}-{number}")
+    valid, actions = random.choice(target.valid)
+    message = messages.tree(valid) | {"request_id": number}
+    kind = random.choices(list(KINDS), weights=[weight for weight, _ in KINDS.values()])[0]
+    return KINDS[kind][1](random, message, actions)
 
 
-def _header(rng: np.random.Generator, message: dict) -> dict:
-    """An array's map that says something else than its bytes."""
-    shapes = ([14], [2**31, 2**31], [-14], [14.0], "14", [], [2**62, 4], [1] * 40, None)
-    made = {b"__ndarray__": True, b"data": rng.bytes(56), b"dtype": TYPES[rng.integers(len(TYPES))]}
-    made[b"shape"] = shapes[rng.integers(len(shapes))]
-    if rng.random() < 0.3:
-        del made[list(made)[rng.integers(4)]]
-    return message | {"state": made}
+def _whole(random: Random, message: dict, actions: np.ndarray) -> Case:
+    """A valid request, in one frame or in several with pings between them."""
+    data = messages.pack(dict(random.sample(list(message.items()), len(message))) | random.choice(({}, {"deadline_ms": 60_000})))
+    if random.random() < 0.5:
+        return Case("valid", "one frame", frames.frame(frames.BINARY, data), actions)
+    cuts = sorted(random.randrange(len(data)) for _ in range(random.randrange(1, 20)))
+    ping = frames.frame(frames.PING, random.randbytes(random.randrange(126)))
+    return Case("valid", f"{len(cuts)} cuts", ping.join(frames.fragments(frames.BINARY, data, cuts)), actions)
 
 
-def _nested(rng: np.random.Generator, message: dict) -> dict:
-    made: Any = 0
-    for _ in range(int(rng.integers(2, 60))):
-        made = [made] if rng.random() < 0.5 else {"a": made}
-    return message | {_key(rng, message): made}
+def _grammar(random: Random, message: dict, actions: np.ndarray) -> Case:
+    ways = [messages.mutate(message, random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+    return Case("grammar", ", ".join(ways), frames.frame(frames.BINARY, messages.pack(message)))
 
 
-def _many(rng: np.random.Generator, message: dict) -> dict:
-    return message | {_key(rng, message): [np.float32(1)] * int(rng.integers(1, 6000))}
+def _duplicate(random: Random, message: dict, actions: np.ndarray) -> Case:
+    return Case("duplicate", "a key twice", frames.frame(frames.BINARY, messages.duplicated(message, random)))
 
 
-def _calibration(rng: np.random.Generator, message: dict) -> dict:
-    eye = np.tile(np.eye(4, dtype=np.float32), (4, 1, 1)) + rng.normal(0, 10.0 ** rng.integers(-6, 3), (4, 4, 4)).astype(np.float32)
-    made = {"intrinsics": rng.normal(5, 5, (4, 4)).astype(np.float32), "parent_from_camera": eye, "world_from_base": eye[:2]}
-    return message | {"calibration": made}
+def _bytes(random: Random, message: dict, actions: np.ndarray) -> Case:
+    return Case("bytes", "bent", frames.frame(frames.BINARY, messages.bend(messages.pack(message), random)))
 
 
-def _swapped(rng: np.random.Generator, message: dict) -> Any:
-    return [message, list(message.items()), {str(key): value for key, value in enumerate(message)}, [message]][rng.integers(4)]
+def _text(random: Random, message: dict, actions: np.ndarray) -> Case:
+    data = random.choice((b"", b"{}", b"hello", "ä€😀".encode() * 50, messages.pack(message), b"\xff\xfe", b"\xed\xa0\x80"))
+    return Case("text", repr(data[:10]), frames.frame(frames.TEXT, data), reply=False)
 
 
-GRAMMAR: dict[str, Callable[[np.random.Generator, dict], Any]] = {
-    "lacks": _lacks,
-    "has more": _has_more,
-    "junk": _junk,
-    "options": _options,
-    "array": _array,
-    "poison": _poison,
-    "header": _header,
-    "nested": _nested,
-    "many": _many,
-    "calibration": _calibration,
-    "swapped": _swapped,
+def _frames(random: Random, message: dict, actions: np.ndarray) -> Case:
+    """Frames that RFC 6455 forbids, that claim more than they hold, or that close."""
+    data = messages.pack(message)
+    odd = (
+        ("opcode", frames.frame(random.choice((3, 7, 11, 15)), data)),
+        ("reserved bits", frames.frame(frames.BINARY, data, reserved=random.randrange(1, 8))),
+        ("no mask", frames.frame(frames.BINARY, data, masked=False)),
+        ("goes on with nothing", frames.frame(0, data)),
+        ("two beginnings", frames.frame(frames.BINARY, data, final=False) + frames.frame(frames.BINARY, data)),
+        ("long ping", frames.frame(frames.PING, bytes(200))),
+        ("ping in parts", frames.frame(frames.PING, b"x", final=False)),
+        ("length", frames.frame(frames.BINARY, data, length=random.choice((2**63 - 1, 2**64 - 1, 2**31, 33 * 2**20)))),
+        ("stops", frames.frame(frames.BINARY, data)[: random.randrange(len(data))]),
+        ("close", frames.frame(frames.CLOSE, random.choice((b"", b"\x03", b"\x03\xe8", b"\xff\xff", b"\x03\xe8\xff")))),
+        ("noise", random.randbytes(random.choice((1, 2, 14, 400)))),
+    )
+    about, sent = random.choice(odd)
+    return Case("frames", about, sent, reply=False)
+
+
+def _raw(random: Random, message: dict, actions: np.ndarray) -> Case:
+    """Something else than a handshake."""
+    path, method = random.choice(_PATHS), random.choice(("GET", "GET", "POST", "HEAD", "G\x00T"))
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    keys = ("Sec-WebSocket-Key: x\r\n", "Sec-WebSocket-Key: \xff\r\n", "", "Authorization: Api-Key \xe4\r\n", "X: y\r\n" * 200)
+    head = f"{method} {path} HTTP/{random.choice(('1.1', '1.0', '9', ''))}\r\n{upgrade}{random.choice(keys)}\r\n".encode("latin-1")
+    sent = random.choice((head, head[: random.randrange(len(head))], random.randbytes(random.choice((0, 1, 500, 70_000)))))
+    return Case("raw", f"{method} {path[:20]!r}", sent, reply=False, raw=True)
+
+
+KINDS = {  # name -> (share, maker)
+    "valid": (12, _whole),
+    "grammar": (45, _grammar),
+    "duplicate": (4, _duplicate),
+    "bytes": (29, _bytes),
+    "text": (2, _text),
+    "frames": (5, _frames),
+    "raw": (3, _raw),
 }
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _client(target: Target, tally: Tally, seed: int) -> None:
+    """One client: a connection as long as it lasts, then another."""
+    wire = None
+    while (number := tally.take()) is not None:
+        case = make_case(number, seed, target)
+        try:
+            if case.raw:
+                frames.exchange(target.host, target.port, case.data)
+                tally.add(number, case, "closed", None)
+                continue
+            wire = wire or frames.Wire(target.host, target.port)
+            outcome, wrong = play(wire, case, number, target)
+        except (OSError, ValueError) as error:  # no connection, no upgrade, or one that said nothing
+            outcome, wrong = "lost", f"{type(error).__name__}: {error}"
+        tally.add(number, case, outcome, wrong)
+        if outcome != "answered" and wire is not None:
+            wire = wire.close()
+    if wire is not None:
+        wire.close()
+
+
+def play(wire: frames.Wire, case: Case, number: int, target: Target) -> tuple[str, str | None]:
+    """Send a case and judge what comes: (outcome, what is wrong with it or None)."""
+    try:
+        wire.send(case.data)
+        if case.about in ("stops", "noise", "ping in parts"):  # it may wait for more
+            return "left", None
+        reply = wire.receive()
+        while case.actions is not None and reply.opcode == frames.TEXT and b" busy: " in reply.payload[:20]:
+            wire.send(case.data)
+            reply = wire.receive()
+        return judge(reply, case, number, target) if reply.opcode == frames.BINARY else _judge_error(wire, reply, case)
+    except frames.Lost as lost:
+        return "closed", f"closed with {lost.code} without a word" if case.reply else None
+    except TimeoutError:
+        return "silent", "no answer"
+
+
+def judge(reply: frames.Frame, case: Case, number: int, target: Target) -> tuple[str, str | None]:
+    """An answer: finite, within the limits, to this request, and the policy's own where that is known."""
+    found = protocol.unpack(reply.payload)
+    actions, (low, high) = found["actions"], request.action_limits(target.spec)
+    if actions.shape != (50, 14) or not np.isfinite(actions).all() or (actions < low).any() or (actions > high).any():
+        return "answered", f"actions {actions.shape} from {actions.min()} to {actions.max()}"
+    if not np.isfinite(list(found["server_timing"].values())).all() or not np.isfinite(_number(found.get("client_time"))):
+        return "answered", f"times {found['server_timing']}, {found.get('client_time')}"
+    if case.actions is None:
+        return "answered", None
+    if found.get("request_id") != number:
+        return "answered", f"it has request_id {found.get('request_id')}"
+    error = np.abs(actions - case.actions).max()  # a batch of other size rounds otherwise in its last bits
+    return "answered", f"actions are off by {error:.3g}" if error > 1e-5 else None
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0.0
+
+
+def _judge_error(wire: frames.Wire, reply: frames.Frame, case: Case) -> tuple[str, str | None]:
+    """A text: short, with an id, without anything of the server's inside, and the connection is closed after a refusal."""
+    text = reply.payload.decode()
+    form = _ERROR.match(text)
+    if form is None or len(text) > 520 or "Traceback" in text or "internal error" in text:
+        return "refused", f"it says {text[:200]!r}"
+    if case.actions is not None:
+        return "refused", f"a valid request: {text[:200]}"
+    if form["kind"]:
+        return form[2], None
+    try:
+        wire.receive()
+        return "refused", "another message after an error"
+    except frames.Lost as lost:
+        return "refused", None if lost.code == 1011 else f"closed with {lost.code} after an error"
