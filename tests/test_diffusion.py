@@ -214,3 +214,22 @@ def test_with_no_row_given_nothing_changes():
     for how in ({}, {"prediction": "sample"}, {"clip": None}):
         plain, same = (diffusion.ddim(lambda x, t: denoise(x, t[0]), schedule, noise, 10, known=k, **how) for k in (None, known))
         np.testing.assert_allclose(plain, same, rtol=1e-4, atol=1e-5)
+
+
+def test_given_rows_are_seen_at_the_level_of_noise_of_the_others():
+    """At every step they are sqrt(abar) given + sqrt(1 - abar) noise, with the noise that they start from, however wide they are."""
+    seen = []
+
+    def denoise(x, timestep):
+        jax.debug.callback(lambda t, x: seen.append((int(t), np.asarray(x))), timestep[0], x)
+        return jnp.full_like(x, 0.3)
+
+    rng = np.random.default_rng(0)
+    given, noise = rng.uniform(-2, 2, (2, 1, 6, 3)).astype(np.float32)  # beyond what predictions are clipped to
+    known = diffusion.Known(jnp.asarray(given), jnp.arange(6)[None] < 2)
+    diffusion.ddim(denoise, SCHEDULE, noise, 5, known=known)
+    jax.effects_barrier()
+    assert {timestep for timestep, _ in seen} == {0, 12, 24, 37, 49}
+    for timestep, x in seen:
+        want = diffusion.add_noise(SCHEDULE, given, noise, np.array([timestep]))
+        np.testing.assert_allclose(x[:, :2], want[:, :2], atol=1e-5)
