@@ -91,6 +91,12 @@ def base_from_gripper(joints: np.ndarray) -> np.ndarray:
     return invert(poses[..., 0, :, :]) @ poses[..., GRIPPER, :, :]
 
 
+def link_poses(calibration: CellCalibration, joints: np.ndarray) -> np.ndarray:
+    """(..., 2, n, 4, 4) world_from_link of both arms' aloha.ARM at joints (..., 14), on the bases where they are."""
+    poses = capsules.link_poses(joints)
+    return np.asarray(calibration.world_from_base)[:, None] @ invert(poses[..., :1, :, :]) @ poses
+
+
 def world_from_camera(calibration: CellCalibration, name: str, joints: np.ndarray) -> np.ndarray:
     """(4, 4) of a camera by its name, at measured joints (14,)."""
     camera = calibration.cameras[name]

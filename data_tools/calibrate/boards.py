@@ -4,6 +4,7 @@ A board's frame is OpenCV's: origin at its printed upper left corner, x right, y
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,10 +117,19 @@ def detect(image: np.ndarray, board: Board) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(ids).reshape(-1).astype(int), np.asarray(pixels, float).reshape(-1, 2) + INTEGER_CENTRES
 
 
-def paint(image: np.ndarray, board: Board, camera_from_board: np.ndarray, optics: tuple[np.ndarray, np.ndarray], fine: int = 4) -> np.ndarray:
+def paint(
+    image: np.ndarray,
+    board: Board,
+    camera_from_board: np.ndarray,
+    optics: tuple[np.ndarray, np.ndarray],
+    *,
+    depth_m: np.ndarray | None = None,
+    fine: int = 4,
+) -> np.ndarray:
     """The pixels (h, w) bool that show the board, painted into `image` (h, w) float grey as a camera with a lens would take them.
 
     `optics` are intrinsics (4,) and distortion (5,). Each pixel is the mean of fine x fine rays; a white margin half a square wide.
+    With `depth_m` (h, w) only where nothing is nearer, and the board's depth is written into it.
     """
     height, width = image.shape
     margin = board.square_m / 2
@@ -129,14 +139,21 @@ def paint(image: np.ndarray, board: Board, camera_from_board: np.ndarray, optics
     if rows.stop <= rows.start or columns.stop <= columns.start:
         return shown
     v, u = np.mgrid[rows, columns] + 0.5
-    at = _on_board(np.stack([u, v], -1), camera_from_board, optics)
-    down, across = (np.gradient(at, axis=axis) for axis in (0, 1))
-    steps = (np.arange(fine) + 0.5) / fine - 0.5
-    total = sum(_print(board, at + i * down + j * across) for i in steps for j in steps) / fine**2
+    at, depth = _on_board(np.stack([u, v], -1), camera_from_board, optics)
     inside = np.all((at > -margin) & (at < np.array(board.size_m) + margin), -1)
+    if depth_m is not None:
+        before = depth_m[rows, columns]
+        inside &= (before <= 0) | (depth < before)
+        depth_m[rows, columns] = np.where(inside, depth, before)
+    total = _print(board, at, fine) if _front(camera_from_board) else 255.0  # its back is white
     shown[rows, columns] = inside
     image[rows, columns] = np.where(inside, total, image[rows, columns])
     return shown
+
+
+def _front(camera_from_board: np.ndarray) -> bool:
+    """Whether the camera is on the printed side, where z of the board points away from it."""
+    return bool(invert(camera_from_board)[2, 3] < 0)
 
 
 def _window(outline: np.ndarray, optics: tuple[np.ndarray, np.ndarray], height: int, width: int) -> tuple[slice, slice]:
@@ -149,19 +166,22 @@ def _window(outline: np.ndarray, optics: tuple[np.ndarray, np.ndarray], height: 
     return (slice(0, 0), slice(0, 0)) if few else (slice(low[1], high[1]), slice(low[0], high[0]))
 
 
-def _on_board(pixels: np.ndarray, camera_from_board: np.ndarray, optics: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Where on the board's plane (h, w, 2) m the rays of pixels (h, w, 2) end."""
+def _on_board(pixels: np.ndarray, camera_from_board: np.ndarray, optics: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where on the board's plane (h, w, 2) m the rays of pixels (h, w, 2) end, and at what depth (h, w) m."""
     rays = directions(pixels.reshape(-1, 2), *optics)
     board_from_camera = invert(camera_from_board)
     turned, eye = rays @ board_from_camera[:3, :3].T, board_from_camera[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
-        points = eye - turned * (eye[2] / turned[:, 2:])
-    return points[:, :2].reshape(pixels.shape)
+        depth = -eye[2] / turned[:, 2]
+    return (eye + turned * depth[:, None])[:, :2].reshape(pixels.shape), depth.reshape(pixels.shape[:2])
 
 
-def _print(board: Board, at: np.ndarray) -> np.ndarray:
-    """Grey 0..255 of the print at places (h, w, 2) m on the board; white around it."""
-    table = np.pad(cells(board), 1, constant_values=255)
-    with np.errstate(invalid="ignore"):
-        index = np.nan_to_num(np.floor(at / (board.square_m / CELLS))).astype(int) + 1
-    return table[np.clip(index[..., 1], 0, table.shape[0] - 1), np.clip(index[..., 0], 0, table.shape[1] - 1)].astype(float)
+def _print(board: Board, at: np.ndarray, fine: int) -> np.ndarray:
+    """Grey 0..255 of pixels (h, w) whose middles are at places (h, w, 2) m on the board: the mean of fine x fine rays; white around it."""
+    table = np.pad(cells(board), 1, constant_values=255).astype(float)
+    down, across = (np.gradient(at, axis=axis) for axis in (0, 1))
+    steps, total = (np.arange(fine) + 0.5) / fine - 0.5, 0.0
+    for i, j in itertools.product(steps, steps):
+        index = np.floor((at + i * down + j * across) / (board.square_m / CELLS)).astype(int) + 1
+        total = total + table[np.clip(index[..., 1], 0, table.shape[0] - 1), np.clip(index[..., 0], 0, table.shape[1] - 1)]
+    return total / fine**2
