@@ -211,7 +211,9 @@ def _digest(document: dict[str, Any]) -> str:
 def _parse(document: dict[str, Any], path: Path) -> CellCalibration:
     if document.get("conventions") != CONVENTIONS:
         wrong = [key for key in CONVENTIONS if (document.get("conventions") or {}).get(key) != CONVENTIONS[key]] or ["conventions"]
-        raise CalibrationError(f"{path} has another convention of {wrong[0]}, expected {CONVENTIONS.get(wrong[0])!r}; convert it, or {CURE}")
+        raise CalibrationError(
+            f"{path} has another convention of {wrong[0]}, expected {CONVENTIONS.get(wrong[0])!r}; convert it, or {CURE}"
+        )
     try:
         cameras = {
             name: CalibratedCamera(
@@ -245,7 +247,9 @@ def _check_camera(camera: CalibratedCamera, what: str) -> None:
     values = np.asarray(camera.intrinsics)
     inside = values.shape == (4,) and np.isfinite(values).all() and (values[:2] > 0).all()
     if not (inside and 0 < values[2] < width and 0 < values[3] < height):
-        raise CalibrationError(f"{what} has intrinsics {values.tolist()} for {width} x {height} pixels, expected fx, fy, cx, cy in pixels; {CURE}")
+        raise CalibrationError(
+            f"{what} has intrinsics {values.tolist()} for {width} x {height} pixels, expected fx, fy, cx, cy in pixels; {CURE}"
+        )
     if np.shape(camera.distortion) != (5,) or not np.isfinite(camera.distortion).all():
         raise CalibrationError(f"{what} has distortion {np.asarray(camera.distortion).tolist()}, expected k1, k2, p1, p2, k3; {CURE}")
 
@@ -256,7 +260,9 @@ def _check_rigid(matrix: np.ndarray, what: str) -> None:
         raise CalibrationError(f"{what} has shape {m.shape} or is not finite, expected a finite 4 x 4 matrix; {CURE}")
     off = max(np.abs(m[:3, :3] @ m[:3, :3].T - np.eye(3)).max(), np.abs(m[3] - [0, 0, 0, 1]).max())
     if off > 1e-4 or np.linalg.det(m[:3, :3]) < 0:
-        raise CalibrationError(f"{what} is not rigid: off by {off:.3g}, determinant {np.linalg.det(m[:3, :3]):.3g}, expected a rotation; {CURE}")
+        raise CalibrationError(
+            f"{what} is not rigid: off by {off:.3g}, determinant {np.linalg.det(m[:3, :3]):.3g}, expected a rotation; {CURE}"
+        )
     far = np.linalg.norm(m[:3, 3])
     if far > FARTHEST_M:
         hint = "which looks like millimetres: write metres" if far > 50 else "farther than any cell"

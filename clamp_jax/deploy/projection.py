@@ -46,7 +46,7 @@ def angle_deg(matrix: np.ndarray) -> np.ndarray:
     """By how many degrees rigid transforms or rotations (..., 3 or 4, 3 or 4) turn."""
     part = matrix[..., :3, :3]
     sine = np.sqrt(np.clip(np.sum((part - np.swapaxes(part, -1, -2)) ** 2, (-1, -2)), 0, None) / 8)
-    return np.degrees(np.arctan2(sine, (np.trace(part, axis1=-2, axis2=-1) - 1) / 2))
+    return np.asarray(np.degrees(np.arctan2(sine, (np.trace(part, axis1=-2, axis2=-1) - 1) / 2)))
 
 
 def distort(x: np.ndarray, y: np.ndarray, lens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,9 @@ MOUNTS = {name: next(word for word, number in files.MOUNTS.items() if number == 
 def calibrate(station: Station, count: int, *, by_hand: bool = False, seed: int = 0) -> tuple[files.CellCalibration, Solution, Taken]:
     """Take `count` poses, solve, and say what was found. Raises CalibrationError in words for what stands against it."""
     if count < LEAST_POSES:
-        raise files.CalibrationError(f"{count} poses asked for, {LEAST_POSES} are needed at least: half with the plate in either gripper; 15 are good")
+        raise files.CalibrationError(
+            f"{count} poses asked for, {LEAST_POSES} are needed: half with the plate in either gripper; 15 are good"
+        )
     taken = take_by_hand(station, count, MOUNTS) if by_hand else take(station, plan(count, seed), MOUNTS)
     if len(taken.joints) < LEAST_POSES:
         raise files.CalibrationError(f"{len(taken.joints)} of {count} poses could be taken, {LEAST_POSES} are needed; clear the arms' way")
@@ -46,7 +48,9 @@ def calibrate(station: Station, count: int, *, by_hand: bool = False, seed: int 
 
 def _calibration(solution: Solution, taken: Taken) -> files.CellCalibration:
     cameras = {
-        name: files.CalibratedCamera(optics.intrinsics, optics.distortion, taken.sizes[name], optics.mount, solution.unknowns.cameras[name], taken.serials[name])
+        name: files.CalibratedCamera(
+            optics.intrinsics, optics.distortion, taken.sizes[name], optics.mount, solution.unknowns.cameras[name], taken.serials[name]
+        )
         for name, optics in taken.optics.items()
     }
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -76,7 +80,9 @@ def tell(calibration: files.CellCalibration) -> None:
     print(f"{'':22s}{'rms px':>8s}{'poses':>7s}{'sure to':>20s}{'away from the drawing':>26s}")
     for name, (metres, degrees) in words["standard_deviation_m_deg"].items():
         rms, used = words["reprojection_rms_px"].get(name), words["poses_used_by_camera"].get(name)
-        left = f"{name:22s}{'' if rms is None else f'{rms:.2f}':>8s}{'' if used is None else used:>7}{metres * 1000:10.1f} mm {degrees:5.2f} °"
+        left = (
+            f"{name:22s}{'' if rms is None else f'{rms:.2f}':>8s}{'' if used is None else used:>7}{metres * 1000:10.1f} mm {degrees:5.2f} °"
+        )
         away = words["away_from_the_drawing_m_deg"].get(name)
         print(left + (f"{away[0] * 1000:14.1f} mm {away[1]:5.2f} °" if away else ""))
     for line in words["not_used"]:
@@ -108,7 +114,9 @@ def _station(arguments: argparse.Namespace) -> Station:
 def _self_test(arguments: argparse.Namespace) -> None:
     found = trials.self_test(arguments.self_test, arguments.poses)
     for name, row in found["errors"].items():
-        print(f"{name:12s} median {row['median_mm']:.2f} mm {row['median_deg']:.3f} deg   95 % {row['p95_mm']:.2f} mm {row['p95_deg']:.3f} deg")
+        print(
+            f"{name:12s} median {row['median_mm']:.2f} mm {row['median_deg']:.3f} deg   95 % {row['p95_mm']:.2f} mm {row['p95_deg']:.3f} deg"
+        )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=1))

@@ -89,11 +89,15 @@ def write_sheet(board: Board, path: Path) -> Path:
     """An SVG of the board in millimetres, to print at 100 %, with a line of 100 mm to measure."""
     cell, margin = board.square_m * 1000 / CELLS, 10.0
     width, height = (side * 1000 + 2 * margin for side in board.size_m)
-    black = [f'<rect x="{x * cell + margin:g}" y="{y * cell + margin:g}" width="{n * cell:g}" height="{cell:g}"/>' for y, x, n in _runs(board)]
+    black = [
+        f'<rect x="{x * cell + margin:g}" y="{y * cell + margin:g}" width="{n * cell:g}" height="{cell:g}"/>' for y, x, n in _runs(board)
+    ]
     size = f'width="{width:g}mm" height="{height + 12:g}mm" viewBox="0 0 {width:g} {height + 12:g}"'
     below = height + 2
     ruler = f'<path d="M{margin} {below - 2}v4m0 -2h100m0 -2v4" stroke="black" stroke-width="0.3" fill="none"/>'
-    words = f'<text x="{margin + 104}" y="{below + 1}" font-size="4">100 mm; {board.name} board, squares of {board.square_m * 1000:g} mm</text>'
+    words = (
+        f'<text x="{margin + 104}" y="{below + 1}" font-size="4">100 mm; {board.name} board, squares of {board.square_m * 1000:g} mm</text>'
+    )
     body = "\n".join([*black, ruler, words])
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} shape-rendering="crispEdges">\n{body}\n</svg>\n')
     return path

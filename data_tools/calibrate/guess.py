@@ -33,7 +33,9 @@ def robot_world(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = [np.hstack([np.kron(eye, p[:3, :3]), -np.kron(q[:3, :3].T, eye)]) for p, q in zip(a, b, strict=True)]
     _, values, vectors = np.linalg.svd(np.concatenate(rows) / np.sqrt(len(a)))
     if values[-2] < LEAST_TURN:
-        raise CalibrationError(f"the arm turned too little between its {len(a)} poses, or about one axis alone; take poses that differ by 20 degrees or more")
+        raise CalibrationError(
+            f"the arm turned too little between its {len(a)} poses, or about one axis alone; take poses that differ by 20 degrees or more"
+        )
     y, x = (_nearest_rotation(part.reshape(3, 3, order="F")) for part in np.split(vectors[-1] * _sign(vectors[-1]), 2))
     x = x.T
     left = np.concatenate([np.hstack([x @ p[:3, :3], eye]) for p in a])
@@ -66,7 +68,9 @@ def first_guess(sightings: list[Sighting], optics: dict[str, Optics], fk: np.nda
     cameras, bases, held = {}, np.zeros((2, 4, 4)), {}
     for index, side in enumerate(aloha.SIDES):
         for name in (name for name, camera in optics.items() if camera.mount == side):
-            seen = _enough([s for s in sightings if s.camera == name and not s.holder], LEAST_POSES, f"wrist camera {name} saw the board on the table")
+            seen = _enough(
+                [s for s in sightings if s.camera == name and not s.holder], LEAST_POSES, f"wrist camera {name} saw the board on the table"
+            )
             poses = WORLD_FROM_TABLE @ invert(np.stack([alone[id(s)] for s in seen]))
             bases[index], cameras[name] = robot_world(fk[[s.pose for s in seen], index], poses)
     if not bases.any((1, 2)).all():
@@ -91,7 +95,9 @@ def _fixed(name: str, sightings: list[Sighting], alone: dict, bases: np.ndarray,
     return invert(camera_from_world)
 
 
-def _hold(sightings: list[Sighting], alone: dict, cameras: dict, bases: np.ndarray, fk: np.ndarray, held: dict, optics: dict[str, Optics]) -> None:
+def _hold(
+    sightings: list[Sighting], alone: dict, cameras: dict, bases: np.ndarray, fk: np.ndarray, held: dict, optics: dict[str, Optics]
+) -> None:
     """Where each arm holds its board, by a fixed camera that is known."""
     for index, side in enumerate(aloha.SIDES):
         seen = [s for s in sightings if s.holder == side and optics[s.camera].mount == "world"]
@@ -102,5 +108,7 @@ def _hold(sightings: list[Sighting], alone: dict, cameras: dict, bases: np.ndarr
 
 def _enough(seen: list[Sighting], least: int, what: str) -> list[Sighting]:
     if len(seen) < least:
-        raise CalibrationError(f"{what} in {len(seen)} usable poses, {least} are needed: take more poses, or look at why others were dropped")
+        raise CalibrationError(
+            f"{what} in {len(seen)} usable poses, {least} are needed: take more poses, or look at why others were dropped"
+        )
     return seen

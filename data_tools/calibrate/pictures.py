@@ -54,7 +54,9 @@ def _fixed(pixel: np.ndarray) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def draw(rgb: np.ndarray, calibration: CellCalibration, name: str, joints: np.ndarray, sightings: list[Sighting], held: dict[str, np.ndarray]) -> np.ndarray:
+def draw(
+    rgb: np.ndarray, calibration: CellCalibration, name: str, joints: np.ndarray, sightings: list[Sighting], held: dict[str, np.ndarray]
+) -> np.ndarray:
     """The image with all that should coincide: green rings where corners were found, red dots where they are calculated.
 
     Blue: axes of the arms' parts; yellow: the line between the fingertips' middle and the gripper's joint; white: the workspace.

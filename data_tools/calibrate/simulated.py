@@ -70,7 +70,9 @@ def _through_lens(image: np.ndarray, optics: tuple[np.ndarray, np.ndarray]) -> n
     rays = directions(pixel_centres(*image.shape[:2]), *optics)
     fx, fy, cx, cy = optics[0]
     source = np.stack([fx * rays[:, 0] + cx, fy * rays[:, 1] + cy], -1) - INTEGER_CENTRES
-    return cv2.remap(image, source.reshape(*image.shape[:2], 2).astype(np.float32), None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        image, source.reshape(*image.shape[:2], 2).astype(np.float32), None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 class Arms:

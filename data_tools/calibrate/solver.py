@@ -112,7 +112,10 @@ class _Problem:
         """(s,) how far each sighting is from what is found, in standard deviations: of its corners' median, or of its arms' joints."""
         off, slack = np.linalg.norm(self.errors(x), axis=-1) / PIXEL, np.abs(self.slack(x)).reshape(-1, 2, 6).max(-1)
         corners = np.array([np.median(off[self.of == row]) for row in range(len(self.sightings))])
-        arms = [max([slack[p, side] for side in (m, h) if side >= 0], default=0.0) for p, m, h in zip(self._pose, self._mount, self._holder, strict=True)]
+        arms = [
+            max([slack[p, side] for side in (m, h) if side >= 0], default=0.0)
+            for p, m, h in zip(self._pose, self._mount, self._holder, strict=True)
+        ]
         return np.maximum(corners, arms)
 
 
@@ -141,9 +144,13 @@ def solve(sightings: list[Sighting], optics: dict[str, Optics], joints: np.ndarr
         if offence.max() <= WORST:
             break
         worst = good.pop(int(offence.argmax()))
-        dropped.append(Dropped(worst.name, f"off by {offence.max():.0f} standard deviations from what all others say: board or camera moved?"))
+        dropped.append(
+            Dropped(worst.name, f"off by {offence.max():.0f} standard deviations from what all others say: board or camera moved?")
+        )
         if len(good) < (1 - MOST_DROPPED) * total:
-            raise CalibrationError(f"{total - len(good)} of {total} sightings do not fit one cell, the last: {dropped[-1].name}; a board was moved or slipped")
+            raise CalibrationError(
+                f"{total - len(good)} of {total} sightings do not fit one cell, e.g. {dropped[-1].name}; did a board slip?"
+            )
         guess = first_guess(good, optics, base_from_gripper(joints))
     return _solution(problem, found, dropped)
 
@@ -182,4 +189,3 @@ def _sigma(problem: _Problem, found: object) -> dict[str, tuple[float, float]]:
 def _reasons(dropped: list[Dropped], camera: str) -> str:
     found = [row for row in dropped if f"camera {camera}," in row.name]
     return f" ({found[0].name}: {found[0].why})" if found else ""
-

@@ -68,7 +68,9 @@ class RobotStation:
         for wanted in path_to(joints, last, speed=SPEED):
             verdict = self._safety.check(wanted, last, velocity)
             if verdict.command is None:
-                raise CalibrationError(f"the way to the next pose is not safe: {verdict.cause} of {verdict.detail}; move the arms away by hand, and start again")
+                raise CalibrationError(
+                    f"the way to the next pose is not safe: {verdict.cause} of {verdict.detail}; move the arms away by hand"
+                )
             self._robot.command(verdict.command)
             velocity, last = (verdict.command - last) * CONTROL_HZ, verdict.command
             self._sleep(1 / CONTROL_HZ)
@@ -130,7 +132,8 @@ def take_by_hand(station: Station, count: int, mounts: dict[str, str], tell: Cal
     for index in range(count):
         holder = aloha.SIDES[int(index >= count - count // 2)]
         station.wait(
-            f"pose {index + 1} of {count}: the {holder} arm shows the plate, the other one looks at the board on the table. Enter when all is at rest"
+            f"pose {index + 1} of {count}: the {holder} arm shows the plate, the other one looks at the board on the table. "
+            "Enter when all is at rest"
         )
         taken = _look(taken, station, holder, mounts)
         tell(_words(taken))
@@ -145,9 +148,11 @@ def _look(taken: Taken, station: Station, holder: str, mounts: dict[str, str]) -
     frames, index = station.frames(), len(taken.joints)
     missing = [name for name in mounts if name not in frames]
     if missing:
-        raise CalibrationError(f"camera {missing[0]!r} gives no image, only {', '.join(frames) or 'none does'}; plug it in, or look at its name")
+        raise CalibrationError(
+            f"camera {missing[0]!r} gives no image, only {', '.join(frames) or 'none does'}; plug it in, or look at its name"
+        )
     sightings, images = list(taken.sightings), dict(taken.images)
-    for name, mount in mounts.items():
+    for name in mounts:
         rgb = np.asarray(frames[name].rgb)
         for board, by in ((TABLE, ""), (HELD, holder)):
             ids, pixels = detect(rgb, board)
@@ -155,7 +160,9 @@ def _look(taken: Taken, station: Station, holder: str, mounts: dict[str, str]) -
                 sightings.append(Sighting(index, name, board.name, by, ids, pixels))
         if name not in images or _count(sightings, name, index) > _count(sightings, name, images[name][0]):
             images[name] = index, rgb
-    optics = {name: Optics(np.asarray(frames[name].intrinsics), np.asarray(frames[name].distortion), mount) for name, mount in mounts.items()}
+    optics = {
+        name: Optics(np.asarray(frames[name].intrinsics), np.asarray(frames[name].distortion), mount) for name, mount in mounts.items()
+    }
     sizes = {name: tuple(np.shape(frames[name].rgb)[:2]) for name in mounts}
     serials = {name: str(getattr(frames[name], "serial", "")) for name in mounts}
     return Taken(sightings, np.concatenate([taken.joints, station.joints()[None]]), optics, sizes, serials, images)

@@ -74,7 +74,10 @@ def see(hidden: Hidden, stops: list[Stop], rng: np.random.Generator, corner_px: 
     found = []
     for index, stop in enumerate(stops):
         grippers = hidden.unknowns.bases @ fk[index]
-        boards = {("table", ""): WORLD_FROM_TABLE, ("held", stop.holder): grippers[aloha.SIDES.index(stop.holder)] @ hidden.unknowns.held[stop.holder]}
+        boards = {
+            ("table", ""): WORLD_FROM_TABLE,
+            ("held", stop.holder): grippers[aloha.SIDES.index(stop.holder)] @ hidden.unknowns.held[stop.holder],
+        }
         for name, optics in hidden.optics.items():
             if optics.mount == stop.holder:
                 continue
@@ -149,4 +152,3 @@ def self_test(count: int, poses: int = 15, faults: Faults = Faults()) -> dict:  
 def _summary(pairs: np.ndarray) -> dict[str, float]:
     (mm, mm95), (deg, deg95) = np.percentile(pairs[:, 0] * 1000, (50, 95)), np.percentile(pairs[:, 1], (50, 95))
     return {"median_mm": float(mm), "p95_mm": float(mm95), "median_deg": float(deg), "p95_deg": float(deg95)}
-

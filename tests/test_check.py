@@ -1,0 +1,80 @@
+"""The check of a cell: the simulator's sensors with the calibration as it is and moved."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clamp_jax import sensors
+from clamp_jax.deploy import calibration as files
+from clamp_jax.deploy import check as checks
+from clamp_jax.deploy.projection import rigid
+from clamp_jax.deploy.safety import aloha_limits
+from data_tools.calibrate.simulated import Arms
+
+SIZE = (180, 320)
+JOINTS = np.tile([0.0, -0.80, 1.05, 0.0, 0.15, 0.0, 0.6], 2)
+CELL = files.nominal(*SIZE)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    drawn = Arms(CELL, SIZE)(JOINTS)
+    config = sensors.preset("d405")
+    exact = np.stack([drawn[name][1] for name in CELL.cameras]).astype(np.float32)
+    fx = np.float32([CELL.cameras[name].intrinsics[0] for name in CELL.cameras])
+    noisy = np.asarray(sensors.measure(jnp.asarray(exact), jnp.asarray(fx), config, sensors.draw_keys(jax.random.key(0))))
+    return {name: SimpleNamespace(depth_m=noisy[i], time_s=9.97) for i, name in enumerate(CELL.cameras)}
+
+
+def moved(name: str, *increment: float) -> files.CellCalibration:
+    camera = CELL.cameras[name]
+    world = rigid(np.array(increment)) @ camera.parent_from_camera
+    return CELL._replace(cameras={**CELL.cameras, name: camera._replace(parent_from_camera=world)})
+
+
+def run(cell, frames, joints=JOINTS, now_s=10.0, **more):
+    return checks.check(cell, frames, joints, now_s=now_s, limits=aloha_limits(), **more)
+
+
+def bad(findings) -> list[str]:
+    return [finding.what for finding in findings if not finding.good]
+
+
+def test_a_cell_as_calibrated_passes_with_a_d405s_noise(frames):
+    found = run(CELL, frames, rates_hz=dict.fromkeys(CELL.cameras, 30.0))
+    assert bad(found) == [], "\n".join(map(str, found))
+    looked = " ".join(finding.what for finding in found)
+    assert "table height by camera overhead" in looked and "arms seen by camera overhead" in looked
+
+
+@pytest.mark.parametrize(
+    "increment, words",
+    [
+        ((0, 0, 0, 0, 0, 0.03), "table height by camera overhead"),
+        ((np.radians(2.0), 0, 0, 0, 0, 0), "table tilt by camera overhead"),
+        ((0, 0, 0, 0.03, 0, 0), "arms seen by camera overhead"),
+        ((0, 0, 0, 0, 0.03, 0), "arms seen by camera overhead"),
+    ],
+)
+def test_a_camera_that_was_moved_is_named(frames, increment, words):
+    found = run(moved("overhead", *increment), frames)
+    assert any(words in what for what in bad(found)), "\n".join(map(str, found))
+    assert all("overhead" in what for what in bad(found))
+    assert all("calibrate again" in str(finding) for finding in found if not finding.good)
+
+
+def test_old_missing_and_slow_images_and_joints_are_named(frames):
+    assert bad(run(CELL, frames, now_s=11.0)) == [f"age of camera {name}" for name in CELL.cameras]
+    assert bad(run(CELL, {k: v for k, v in frames.items() if k != "worms_eye"})) == ["images of camera worms_eye"]
+    assert bad(run(CELL, frames, rates_hz={"overhead": 6.0})) == ["rate of camera overhead"]
+    assert bad(run(CELL, frames, joints=np.where(np.arange(14) == 8, 1.6, JOINTS))) == ["joint read-back, right shoulder outside its limits"]
+    assert bad(run(CELL, frames, joints=np.full(14, np.nan))) == ["joint read-back"]
+
+
+def test_the_shift_of_a_mask_is_found():
+    image = np.zeros((40, 60), bool)
+    image[10:20, 15:30] = True
+    assert checks._shift(np.roll(image, (3, -5), (0, 1)), image).tolist() == [3, -5]
