@@ -146,6 +146,7 @@ def test_a_few_poses_and_a_moved_board_are_refused_with_the_number(stops):
         solve(moved, hidden.optics, joints)
 
 
+@pytest.mark.slow  # it solves for each sighting that it leaves out
 def test_a_board_that_slipped_once_is_left_out(stops):
     rng = np.random.default_rng(3)
     hidden, joints = trials.hide(rng), np.stack([stop.joints for stop in stops])

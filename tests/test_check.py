@@ -70,7 +70,9 @@ def test_old_missing_and_slow_images_and_joints_are_named(frames):
     assert bad(run(CELL, frames, now_s=11.0)) == [f"age of camera {name}" for name in CELL.cameras]
     assert bad(run(CELL, {k: v for k, v in frames.items() if k != "worms_eye"})) == ["images of camera worms_eye"]
     assert bad(run(CELL, frames, rates_hz={"overhead": 6.0})) == ["rate of camera overhead"]
-    assert bad(run(CELL, frames, joints=np.where(np.arange(14) == 8, 1.6, JOINTS))) == ["joint read-back, right shoulder outside its limits"]
+    assert bad(run(CELL, frames, joints=np.where(np.arange(14) == 8, 1.6, JOINTS))) == [
+        "joint read-back, right shoulder outside its limits"
+    ]
     assert bad(run(CELL, frames, joints=np.full(14, np.nan))) == ["joint read-back"]
 
 

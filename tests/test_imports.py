@@ -31,7 +31,7 @@ FORBIDDEN = {
     "sim.rollout": ["models", "steps", "deploy", "parallel", "checkpoint"],
     "deploy": ["sim", "steps", "parallel"],
 }
-PLAIN = ["deploy.client", "deploy.protocol", "deploy.safety"]  # run on a robot's computer without jax
+PLAIN = ["deploy.client", "deploy.protocol", "deploy.safety", "deploy.calibration", "deploy.check"]  # run on a robot's computer without jax
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "mujoco"}
 
 

@@ -1,7 +1,7 @@
 """Whether a cell is still as it was calibrated, before anything moves: what cameras measure against the table and the arms. Numpy only.
 
 Table: a plane fitted to each camera's points. Arms: their capsules (capsules.py) drawn from the measured joints and the bases against
-what stands out from the table, as the best shift in pixels of the calibrated image; that is the frame's origin in x and y too.
+what stands out from the table, as the best shift in pixels of an image 640 wide; that is the frame's origin in x and y too.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ OLDEST_S, SLOWEST_HZ = 0.2, 15.0  # of an image; ours: a D405 gives 30 a second
 _NEAR_TABLE_M = 0.10  # a table that is further off is not looked for
 _LEAST_POINTS = 400
 _LEAST_SHARE = 0.02  # of the image that the arms must take to be found
+_WIDTH = 640  # columns of the image in whose pixels shifts are said: ALOHA's
 _SIDE = 480  # columns at which arms are compared, at most
 
 
@@ -77,7 +78,11 @@ def _joints(joints: np.ndarray, limits: Limits) -> list[Finding]:
     worst = int(outside.argmax())
     name = JOINTS[ARM[worst]]
     cure = f"move the {name} by hand into its range, or look at its homing"
-    return [Finding(f"joint read-back, {name} outside its limits", max(float(outside[worst]), 0.0), 0.1, "rad", bool(outside[worst] < 0.1), cure)]
+    return [
+        Finding(
+            f"joint read-back, {name} outside its limits", max(float(outside[worst]), 0.0), 0.1, "rad", bool(outside[worst] < 0.1), cure
+        )
+    ]
 
 
 def _ages(calibration: CellCalibration, frames: Mapping[str, Any], now_s: float, rates_hz: Mapping[str, float]) -> list[Finding]:
@@ -91,7 +96,9 @@ def _ages(calibration: CellCalibration, frames: Mapping[str, Any], now_s: float,
         found.append(Finding(f"age of camera {name}", age, OLDEST_S, "s", good, "look at its cable and port, and at the clocks"))
         if name in rates_hz:
             good = rates_hz[name] >= SLOWEST_HZ
-            found.append(Finding(f"rate of camera {name}", rates_hz[name], SLOWEST_HZ, "Hz", good, "USB 3, one hub for no more than two cameras"))
+            found.append(
+                Finding(f"rate of camera {name}", rates_hz[name], SLOWEST_HZ, "Hz", good, "USB 3, one hub for no more than two cameras")
+            )
     return found
 
 
@@ -102,7 +109,7 @@ class _Seen:
         step = max(1, -(-depth_m.shape[1] // _SIDE))
         camera = calibration.cameras[name]
         self._name, self._mount, self._lens = name, camera.mount, camera.distortion
-        self._per_pixel = camera.image_size[1] / (depth_m.shape[1] / step)  # pixels of the calibrated image
+        self._per_pixel = _WIDTH * step / depth_m.shape[1]
         depth_m = depth_m[step // 2 :: step, step // 2 :: step]
         self._depth_m, self._shape = depth_m, depth_m.shape
         self._intrinsics = scaled(camera.intrinsics, camera.image_size, self._shape)
@@ -114,7 +121,9 @@ class _Seen:
     def table(self) -> list[Finding]:
         """Height over the table's middle and tilt of the plane of most points near the table's top; nothing where few are."""
         half = np.array(aloha.TABLE_HALF_SIZE) - 0.06
-        near = self._valid & np.all(np.abs(self._points[:, :2]) < half, -1) & (np.abs(self._points[:, 2] - aloha.TABLE_TOP_Z) < _NEAR_TABLE_M)
+        near = (
+            self._valid & np.all(np.abs(self._points[:, :2]) < half, -1) & (np.abs(self._points[:, 2] - aloha.TABLE_TOP_Z) < _NEAR_TABLE_M)
+        )
         points = self._points[near]
         if len(points) < _LEAST_POINTS:
             return []

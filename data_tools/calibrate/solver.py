@@ -170,7 +170,7 @@ def _solution(problem: _Problem, found: object, dropped: list[Dropped]) -> Solut
     for name, (metres, degrees) in sigma.items():
         if metres > LEAST_KNOWN_M or degrees > LEAST_KNOWN_DEG:
             raise CalibrationError(
-                f"the pose of {name} stays unsure by {metres * 1000:.1f} mm and {degrees:.2f} degrees, at most {LEAST_KNOWN_M * 1000:g} mm and "
+                f"the pose of {name} stays unsure by {metres * 1000:.1f} mm and {degrees:.2f} degrees, {LEAST_KNOWN_M * 1000:g} mm, "
                 f"{LEAST_KNOWN_DEG:g} are taken: take more poses in which it sees a board, or moves it, from other directions"
             )
     used = {name: len({s.pose for s in problem.sightings if s.camera == name}) for name in problem.names}
