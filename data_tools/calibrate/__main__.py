@@ -115,7 +115,7 @@ def _self_test(arguments: argparse.Namespace) -> None:
     found = trials.self_test(arguments.self_test, arguments.poses)
     for name, row in found["errors"].items():
         print(
-            f"{name:12s} median {row['median_mm']:.2f} mm {row['median_deg']:.3f} deg   95 % {row['p95_mm']:.2f} mm {row['p95_deg']:.3f} deg"
+            f"{name:12s} median {row['median_mm']:.2f} mm {row['median_deg']:.3f} deg  95 % {row['p95_mm']:.2f} mm {row['p95_deg']:.3f} deg"
         )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
