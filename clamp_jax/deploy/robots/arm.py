@@ -1,0 +1,160 @@
+"""One ViperX on its port: set up as expected or refused, commanded within its servos' own limits, watched servo by servo."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from clamp_jax.deploy.robots import arms
+from clamp_jax.deploy.robots import registers as reg
+from clamp_jax.deploy.robots.arms import LEADERS, SERVOS, ServoSetup
+from clamp_jax.deploy.robots.dynamixel import BusFault, Line, hardware_fault
+
+SET_UP = "set the servo up as docs/cell.md says, or name the right arm"
+_BODY = reg.PRESENT_CURRENT.address, 10  # current, velocity and position in one piece
+_HEALTH = reg.TORQUE.address, sum(reg.PRESENT_POSITION) - reg.TORQUE.address
+SHADOW_RAD = 0.1  # ours: two motors of a joint that disagree by more work against each other
+
+
+class Motion(NamedTuple):
+    """How the servos move by themselves towards a goal."""
+
+    speed: float = arms.VELOCITY_LIMIT * reg.VELOCITY_UNIT  # rad/s
+    acceleration: float = 60.0  # rad/s^2, as the safety layer's
+    watchdog_s: float = 0.5  # ours: 25 control periods without a packet
+
+
+class Arm:
+    """One arm; every method but `close` may raise BusFault."""
+
+    def __init__(self, path: str, side: str, motion: Motion = Motion()):  # noqa: B008 - an immutable tuple
+        """Look for all servos, compare them with what is expected, hold the arm where it is with the torque on."""
+        self.side, self._motion = side, motion
+        self._line = Line(path, side, {servo.id: servo.joint + (" shadow" if servo.follows else "") for servo in SERVOS})
+        self._range: dict[int, tuple[int, int]] = {}
+        self._goals: dict[int, int] = {}
+        self._turn = 0
+        try:
+            for servo in SERVOS:
+                self._check(servo)
+            self.take_hold()
+        except BaseException:
+            self._line.close()
+            raise
+
+    def joints(self) -> list[float]:
+        """Measured joints (7,): rad, gripper 0 closed, 1 open. Looks after one more servo each time."""
+        found = self._line.sync_read(*_BODY, [servo.id for servo in LEADERS])
+        ticks = [reg.signed(int.from_bytes(found[servo.id][6:10], "little"), 4) for servo in LEADERS]
+        self._look_after(SERVOS[self._turn % len(SERVOS)], dict(zip((servo.id for servo in LEADERS), ticks, strict=True)))
+        self._turn += 1
+        return _joints(ticks)
+
+    def command(self, action: Sequence[float]) -> None:
+        """Set the goal (7,); one packet. What lies outside the servos' limits stops at them; nothing is sent that is not finite."""
+        self._send(self._to_goals(action))
+
+    def hold(self, measured: Sequence[float], tracking_rad: float) -> None:
+        """Keep the last goals that the arm tracks, latch the others where it was measured."""
+        here = self._to_goals(measured)
+        far = tracking_rad / reg.RAD_PER_TICK
+        self._send({each: ticks if abs(ticks - self._goals.get(each, ticks)) > far else self._goals.get(each, ticks) for each, ticks in here.items()})
+
+    def arm_watchdog(self) -> None:
+        """From now on the servos stop by themselves when nothing comes for `watchdog_s`."""
+        self._write_all(reg.WATCHDOG, max(1, round(self._motion.watchdog_s / reg.WATCHDOG_UNIT_S)))
+
+    def take_hold(self) -> None:
+        """Watchdogs off and forgotten, motion limits set, goals where the arm is, torque on."""
+        self._write_all(reg.WATCHDOG, 0)
+        self._write_all(reg.PROFILE_ACCELERATION, max(1, int(self._motion.acceleration / reg.ACCELERATION_UNIT)))
+        self._write_all(reg.PROFILE_VELOCITY, min(arms.VELOCITY_LIMIT, max(1, int(self._motion.speed / reg.VELOCITY_UNIT))))
+        self._send(self._to_goals(_joints([self._position(servo.id) for servo in LEADERS])))
+        for servo in LEADERS:
+            self._line.write(servo.id, reg.TORQUE, 1)
+        for servo in SERVOS:
+            if not self._line.read(servo.id, reg.TORQUE):
+                raise BusFault(self._line.name(servo.id), "its torque does not come on", SET_UP)
+
+    def release(self) -> None:
+        """Torque off: what is not at rest falls."""
+        for servo in LEADERS:
+            self._line.write(servo.id, reg.WATCHDOG, 0)
+            self._line.write(servo.id, reg.TORQUE, 0)
+
+    def close(self) -> None:
+        """Give the port back; the servos keep their torque."""
+        self._line.close()
+
+    def _check(self, servo: ServoSetup) -> None:
+        name = self._line.name(servo.id)
+        self._line.write(servo.id, reg.STATUS_RETURN, 2)  # also: does it answer, and is it sound
+        if bits := self._line.read(servo.id, reg.HARDWARE_ERROR):
+            raise hardware_fault(name, bits)
+        low, high = (self._line.read(servo.id, register) for register in (reg.MIN_POSITION, reg.MAX_POSITION))
+        for word, found, expected in (("least", low, servo.low), ("greatest", high, servo.high)):
+            if found != expected:
+                wider = (found < expected) == (word == "least")
+                raise BusFault(name, f"its {word} position is {found}, {'wider' if wider else 'narrower'} than {expected}", SET_UP)
+        self._range[servo.id] = low, high
+        self._expect(servo, reg.DRIVE_MODE, int(servo.reversed), "drive mode", lambda value: value & 1)
+        self._expect(servo, reg.SECONDARY_ID, servo.follows or reg.NO_SECONDARY, "secondary id")
+        self._expect(servo, reg.OPERATING_MODE, reg.POSITION_MODE, "operating mode")
+        self._expect(servo, reg.VELOCITY_LIMIT, arms.VELOCITY_LIMIT, "velocity limit")
+
+    def _expect(self, servo: ServoSetup, register: reg.Register, expected: int, word: str, of: Callable[[int], int] = int) -> None:
+        found = of(self._line.read(servo.id, register))
+        if found != expected:
+            raise BusFault(self._line.name(servo.id), f"its {word} is {found}, expected {expected}", SET_UP)
+
+    def _look_after(self, servo: ServoSetup, ticks: dict[int, int]) -> None:
+        """Whether a servo still has its torque, its watchdog, and the goal that it was sent."""
+        data = self._line.sync_read(*_HEALTH, [servo.id])[servo.id]
+        name, leader = self._line.name(servo.id), servo.follows or servo.id
+        if bits := _field(data, reg.HARDWARE_ERROR):
+            raise hardware_fault(name, bits)
+        if _field(data, reg.WATCHDOG) == reg.TRIPPED:
+            cause = f"its watchdog has tripped: nothing came for {self._motion.watchdog_s:g} s"
+            raise BusFault(name, cause, "see what kept the control loop from running, then connect anew")
+        if not _field(data, reg.TORQUE):
+            raise BusFault(name, "has lost its torque", "it has started anew: check the power supply and its cable")
+        goal = _field(data, reg.GOAL_POSITION)
+        if goal != self._goals[leader]:
+            raise BusFault(name, f"its goal is {goal}, {self._goals[leader]} was sent", "see whether another program uses the bus")
+        apart = abs(_field(data, reg.PRESENT_POSITION) - ticks[leader]) * reg.RAD_PER_TICK
+        if servo.follows and apart > SHADOW_RAD + _moved(data):
+            raise BusFault(name, f"stands {apart:.2f} rad apart from id {leader} on the same joint", SET_UP)
+
+    def _to_goals(self, action: Sequence[float]) -> dict[int, int]:
+        """Ticks by id, inside the limits that the servos were found to have; ValueError when not finite."""
+        if len(action) != len(LEADERS) or not all(map(math.isfinite, action)):
+            raise ValueError(f"command of the {self.side} arm is {list(action)}; expected {len(LEADERS)} finite numbers")
+        angles = [*action[:-1], arms.horn_from_gripper(action[-1])]
+        ticks = {servo.id: reg.to_ticks(max(-10.0, min(10.0, rad))) for servo, rad in zip(LEADERS, angles, strict=True)}
+        return {each: min(max(value, self._range[each][0]), self._range[each][1]) for each, value in ticks.items()}
+
+    def _send(self, goals: dict[int, int]) -> None:
+        self._line.sync_write(reg.GOAL_POSITION, goals)
+        self._goals = goals
+
+    def _position(self, identity: int) -> int:
+        return reg.signed(self._line.read(identity, reg.PRESENT_POSITION), 4)
+
+    def _write_all(self, register: reg.Register, value: int) -> None:
+        for servo in SERVOS:
+            self._line.write(servo.id, register, value)
+
+
+def _joints(ticks: Sequence[int]) -> list[float]:
+    angles = [reg.to_rad(value) for value in ticks]
+    return [*angles[:-1], arms.gripper_from_horn(angles[-1])]
+
+
+def _field(health: bytes, register: reg.Register) -> int:
+    start = register.address - _HEALTH[0]
+    return int.from_bytes(health[start : start + register.size], "little")
+
+
+def _moved(health: bytes) -> float:
+    """How far a joint may have gone between two reads, rad."""
+    velocity = reg.signed(_field(health, reg.PRESENT_VELOCITY), 4)
+    return abs(velocity) * reg.VELOCITY_UNIT * 0.05
