@@ -1,7 +1,7 @@
 """One ViperX on its port: set up as expected or refused, commanded within its servos' own limits, watched servo by servo."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from clamp_jax.deploy.robots import arms
@@ -12,6 +12,8 @@ from clamp_jax.deploy.robots.dynamixel import BusFault, Line, hardware_fault
 SET_UP = "set the servo up as docs/cell.md says, or name the right arm"
 _BODY = reg.PRESENT_CURRENT.address, 10  # current, velocity and position in one piece
 _HEALTH = reg.TORQUE.address, sum(reg.PRESENT_POSITION) - reg.TORQUE.address
+_SET_UP_SIZE = sum(reg.HARDWARE_ERROR)  # the EEPROM and somewhat more
+IDS = tuple(servo.id for servo in SERVOS)
 SHADOW_RAD = 0.1  # ours: two motors of a joint that disagree by more work against each other
 
 
@@ -34,8 +36,7 @@ class Arm:
         self._goals: dict[int, int] = {}
         self._turn = 0
         try:
-            for servo in SERVOS:
-                self._check(servo)
+            self._check_all()
             self.take_hold()
         except BaseException:
             self._line.close()
@@ -43,8 +44,7 @@ class Arm:
 
     def joints(self) -> list[float]:
         """Measured joints (7,): rad, gripper 0 closed, 1 open. Looks after one more servo each time."""
-        found = self._line.sync_read(*_BODY, [servo.id for servo in LEADERS])
-        ticks = [reg.signed(int.from_bytes(found[servo.id][6:10], "little"), 4) for servo in LEADERS]
+        ticks = self._ticks()
         self._look_after(SERVOS[self._turn % len(SERVOS)], dict(zip((servo.id for servo in LEADERS), ticks, strict=True)))
         self._turn += 1
         return _joints(ticks)
@@ -57,7 +57,7 @@ class Arm:
         """Keep the last goals that the arm tracks, latch the others where it was measured."""
         here = self._to_goals(measured)
         far = tracking_rad / reg.RAD_PER_TICK
-        self._send({each: ticks if abs(ticks - self._goals.get(each, ticks)) > far else self._goals.get(each, ticks) for each, ticks in here.items()})
+        self._send({each: ticks if abs(ticks - self._goals[each]) > far else self._goals[each] for each, ticks in here.items()})
 
     def arm_watchdog(self) -> None:
         """From now on the servos stop by themselves when nothing comes for `watchdog_s`."""
@@ -65,15 +65,18 @@ class Arm:
 
     def take_hold(self) -> None:
         """Watchdogs off and forgotten, motion limits set, goals where the arm is, torque on."""
-        self._write_all(reg.WATCHDOG, 0)
-        self._write_all(reg.PROFILE_ACCELERATION, max(1, int(self._motion.acceleration / reg.ACCELERATION_UNIT)))
-        self._write_all(reg.PROFILE_VELOCITY, min(arms.VELOCITY_LIMIT, max(1, int(self._motion.speed / reg.VELOCITY_UNIT))))
-        self._send(self._to_goals(_joints([self._position(servo.id) for servo in LEADERS])))
-        for servo in LEADERS:
-            self._line.write(servo.id, reg.TORQUE, 1)
-        for servo in SERVOS:
-            if not self._line.read(servo.id, reg.TORQUE):
-                raise BusFault(self._line.name(servo.id), "its torque does not come on", SET_UP)
+        acceleration = max(1, int(self._motion.acceleration / reg.ACCELERATION_UNIT))
+        speed = min(arms.VELOCITY_LIMIT, max(1, int(self._motion.speed / reg.VELOCITY_UNIT)))
+        wanted = {reg.WATCHDOG: 0, reg.PROFILE_ACCELERATION: acceleration, reg.PROFILE_VELOCITY: speed}
+        for register, value in wanted.items():
+            self._write_all(register, value)
+        self._send(self._to_goals(_joints(self._ticks())))
+        self._write_all(reg.TORQUE, 1)
+        for identity, health in self._line.sync_read(*_HEALTH, IDS).items():  # nobody answers to a sync write: look
+            for register, value in (wanted | {reg.TORQUE: 1}).items():
+                if _field(health, register) != value:
+                    cause = f"register {register.address} is {_field(health, register)} after {value} was written"
+                    raise BusFault(self._line.name(identity), cause, "switch the arm's power off and on")
 
     def release(self) -> None:
         """Torque off: what is not at rest falls."""
@@ -85,26 +88,32 @@ class Arm:
         """Give the port back; the servos keep their torque."""
         self._line.close()
 
-    def _check(self, servo: ServoSetup) -> None:
+    def _check_all(self) -> None:
+        """BusFault for the first servo that is missing, in error or not set up as expected."""
+        self._write_all(reg.STATUS_RETURN, 2)
+        found = self._line.sync_read(0, _SET_UP_SIZE, IDS)
+        for servo in SERVOS:
+            self._check(servo, found[servo.id])
+
+    def _check(self, servo: ServoSetup, data: bytes) -> None:
         name = self._line.name(servo.id)
-        self._line.write(servo.id, reg.STATUS_RETURN, 2)  # also: does it answer, and is it sound
-        if bits := self._line.read(servo.id, reg.HARDWARE_ERROR):
+        if bits := _field(data, reg.HARDWARE_ERROR, 0):
             raise hardware_fault(name, bits)
-        low, high = (self._line.read(servo.id, register) for register in (reg.MIN_POSITION, reg.MAX_POSITION))
+        low, high = (_field(data, register, 0) for register in (reg.MIN_POSITION, reg.MAX_POSITION))
         for word, found, expected in (("least", low, servo.low), ("greatest", high, servo.high)):
             if found != expected:
                 wider = (found < expected) == (word == "least")
                 raise BusFault(name, f"its {word} position is {found}, {'wider' if wider else 'narrower'} than {expected}", SET_UP)
         self._range[servo.id] = low, high
-        self._expect(servo, reg.DRIVE_MODE, int(servo.reversed), "drive mode", lambda value: value & 1)
-        self._expect(servo, reg.SECONDARY_ID, servo.follows or reg.NO_SECONDARY, "secondary id")
-        self._expect(servo, reg.OPERATING_MODE, reg.POSITION_MODE, "operating mode")
-        self._expect(servo, reg.VELOCITY_LIMIT, arms.VELOCITY_LIMIT, "velocity limit")
-
-    def _expect(self, servo: ServoSetup, register: reg.Register, expected: int, word: str, of: Callable[[int], int] = int) -> None:
-        found = of(self._line.read(servo.id, register))
-        if found != expected:
-            raise BusFault(self._line.name(servo.id), f"its {word} is {found}, expected {expected}", SET_UP)
+        for word, found, expected in (
+            ("drive mode", _field(data, reg.DRIVE_MODE, 0) & 1, int(servo.reversed)),
+            ("secondary id", _field(data, reg.SECONDARY_ID, 0), servo.follows or reg.NO_SECONDARY),
+            ("operating mode", _field(data, reg.OPERATING_MODE, 0), reg.POSITION_MODE),
+            ("velocity limit", _field(data, reg.VELOCITY_LIMIT, 0), arms.VELOCITY_LIMIT),
+            ("return delay", _field(data, reg.RETURN_DELAY, 0), 0),
+        ):
+            if found != expected:
+                raise BusFault(name, f"its {word} is {found}, expected {expected}", SET_UP)
 
     def _look_after(self, servo: ServoSetup, ticks: dict[int, int]) -> None:
         """Whether a servo still has its torque, its watchdog, and the goal that it was sent."""
@@ -136,12 +145,12 @@ class Arm:
         self._line.sync_write(reg.GOAL_POSITION, goals)
         self._goals = goals
 
-    def _position(self, identity: int) -> int:
-        return reg.signed(self._line.read(identity, reg.PRESENT_POSITION), 4)
+    def _ticks(self) -> list[int]:
+        found = self._line.sync_read(*_BODY, [servo.id for servo in LEADERS])
+        return [reg.signed(_field(found[servo.id], reg.PRESENT_POSITION, _BODY[0]), 4) for servo in LEADERS]
 
     def _write_all(self, register: reg.Register, value: int) -> None:
-        for servo in SERVOS:
-            self._line.write(servo.id, register, value)
+        self._line.sync_write(register, dict.fromkeys(IDS, value))
 
 
 def _joints(ticks: Sequence[int]) -> list[float]:
@@ -149,9 +158,10 @@ def _joints(ticks: Sequence[int]) -> list[float]:
     return [*angles[:-1], arms.gripper_from_horn(angles[-1])]
 
 
-def _field(health: bytes, register: reg.Register) -> int:
-    start = register.address - _HEALTH[0]
-    return int.from_bytes(health[start : start + register.size], "little")
+def _field(data: bytes, register: reg.Register, first: int = reg.TORQUE.address) -> int:
+    """A register's value in what was read from address `first` on."""
+    start = register.address - first
+    return int.from_bytes(data[start : start + register.size], "little")
 
 
 def _moved(health: bytes) -> float:

@@ -72,8 +72,8 @@ class Line:
 
     def read(self, identity: int, register: Register) -> int:
         """A register, unsigned; BusFault."""
-        data = self._ask(identity, lambda: self._packets.readTxRx(self._port, identity, *register))
-        return int.from_bytes(bytes(data), "little")
+        data = self.sync_read(*register, [identity])[identity]
+        return int.from_bytes(data, "little")
 
     def write(self, identity: int, register: Register, value: int) -> None:
         """Set a register; BusFault when the servo refuses."""

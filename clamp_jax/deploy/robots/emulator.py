@@ -80,9 +80,11 @@ class Bus:
         self._paths = [profile.Profile(position) for position in self.plant.positions()]
         self.silent: set[int] = set()  # ids that do not answer, nor do what they are told
         self.damaged: set[int] = set()  # ids whose answers come with a flipped bit
+        self.slip: dict[int, float] = {}  # ticks by id that a motor's encoder is off its joint, as by a loose horn
         self.drop = 0  # how many of the next answers get lost
         self.lock = threading.RLock()
         self._stop, self._parser, self._then = threading.Event(), packets.Parser(), time.monotonic()
+        self._plugged = True
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         self.path = os.ttyname(self._slave)
@@ -94,15 +96,16 @@ class Bus:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join(5)
         self.unplug()
 
     def unplug(self) -> None:
-        """Pull the cable of the serial adapter: the port is gone, the servos live on no longer than this object's thread."""
-        self._stop.set()
-        self._thread.join(5)
-        for descriptor in (self._master, self._slave):
-            with contextlib.suppress(OSError):
+        """Pull the cable of the serial adapter: the port is gone, the servos live on and hear nothing."""
+        with self.lock:
+            for descriptor in (self._master, self._slave) if self._plugged else ():
                 os.close(descriptor)
+            self._plugged = False
 
     def joint_goals(self) -> list[int]:
         """Ticks that the joints' servos are told to go to."""
@@ -116,22 +119,29 @@ class Bus:
 
     def _live(self) -> None:
         while not self._stop.is_set():
-            ready, _, _ = select.select([self._master], [], [], STEP_S)
-            try:
-                data = os.read(self._master, 4096) if ready else b""
-            except OSError:
-                return
+            data = self._hear()
             with self.lock:
                 self._move(time.monotonic())
                 answers = [answer for packet in self._parser.feed(data) for answer in self._answers(packet)]
             if answers:
                 self._send(answers)
 
+    def _hear(self) -> bytes:
+        with self.lock:
+            ready, _, _ = select.select([self._master] if self._plugged else [], [], [], 0)
+            if ready:
+                return os.read(self._master, 4096)
+            waits = [self._master] if self._plugged else []
+        with contextlib.suppress(OSError, ValueError):  # unplugged while it waits
+            select.select(waits, [], [], STEP_S)
+        return b""
+
     def _send(self, answers: list[bytes]) -> None:
         if self._baud:
             time.sleep(10 * sum(map(len, answers)) / self._baud)  # a byte is ten bits
-        with contextlib.suppress(OSError):
-            os.write(self._master, b"".join(answers))
+        with self.lock:
+            if self._plugged:
+                os.write(self._master, b"".join(answers))
 
     def _move(self, now: float) -> None:
         """Bring watchdogs, motion profiles, body and encoders to `now`."""
@@ -143,7 +153,8 @@ class Bus:
         for servo, at in zip(self._joints, self.plant.positions(), strict=True):
             ticks = reg.CENTRE + at / reg.RAD_PER_TICK
             for each in (servo, *self._shadows(servo)):
-                each.move(ticks, (ticks - each.position) / seconds if seconds > 0 else 0.0)
+                there = ticks + self.slip.get(each.get(reg.ID), 0.0)
+                each.move(there, (there - each.position) / seconds if seconds > 0 else 0.0)
 
     def _push(self, servo: Servo, path: profile.Profile, at: float, seconds: float) -> float | None:
         if not servo.get(reg.TORQUE):
