@@ -14,6 +14,7 @@
     python -m experiments.benchmark serve --artifact demo=runs/demo/artifact --json out.json
     python -m experiments.benchmark control --seconds 600 --json out.json
     python -m experiments.benchmark artifact --preset paper --batches 1 --json out.json
+    python -m experiments.benchmark bus --seconds 60 --json out.json
     python -m experiments.benchmark model --agree-steps 200 --data runs/data/drawer_open --batch 16 --json out.json
 
 `model` is what the networks cost: of each preset parameters, FLOPs a sample by XLA's count and by hand, memory by the compiler, and
@@ -41,7 +42,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments import report, stages
-from experiments.benchmark import exporting, feeding, model, pairs, realtime, render, scaling, serving, sim, step
+from experiments.benchmark import bus, exporting, feeding, model, pairs, realtime, render, scaling, serving, sim, step
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,6 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     serving.add_arguments(parts.add_parser("serve", help="latency of the policy server by clients, and its ratio to a plain loop"))
     realtime.add_arguments(parts.add_parser("control", help="the control loop at 50 Hz beside its server: missed deadlines and jitter"))
     exporting.add_arguments(parts.add_parser("artifact", help="an artifact's files, time and memory to write, load and call, by preset"))
+    bus.add_arguments(parts.add_parser("bus", help="commands to and readings from both arms at 50 Hz over emulated buses"))
     for part in parts.choices.values():
         part.add_argument("--json", type=Path, help="where the figures go")
     return parser.parse_args(argv)
@@ -76,7 +78,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.what == "sensors":
         return step.time_sensors(args.size, args.batch, args.repeats)
     parts = {"render": render, "loss": pairs, "sim": sim, "model": model, "input": feeding, "scaling": scaling}
-    parts |= {"serve": serving, "control": realtime, "artifact": exporting}
+    parts |= {"serve": serving, "control": realtime, "artifact": exporting, "bus": bus}
     return parts[args.what].measure(args)
 
 

@@ -5,12 +5,14 @@
     python -m experiments.torture --damage 1000 --json damage.json
     python -m experiments.torture --fuzz 100000 --json fuzz.json
     python -m experiments.torture --chaos 100 --json chaos.json
+    python -m experiments.torture --bus 100 --json bus.json
     python -m experiments.torture --commands 1000000 --json commands.json
     python -m experiments.torture --demonstrations 20 --json demonstrations.json
 
 --kills: SIGKILL at random moments and inside saves; --memory: the process over 200 saves and 2,000 steps; --damage: bits,
 truncations and deletions over a checkpoint and an artifact; --fuzz: messages to a policy server; --chaos: faults of server
-and network under a running robot; --commands: sequences of ten commands through the safety layer; --demonstrations: how much of the
+and network under a running robot; --bus: faults of servos, cables and power under two emulated arms;
+--commands: sequences of ten commands through the safety layer; --demonstrations: how much of the
 experts' commands it leaves alone, so many episodes a task.
 Leaves with 0 when all held, with 1 when not.
 """
@@ -30,7 +32,7 @@ if __name__ == "__main__":
 from absl import logging
 
 from experiments.stages import write_json
-from experiments.torture import chaos, commands, damage, demonstrations, fuzz, kills, memory, run
+from experiments.torture import bus, chaos, commands, damage, demonstrations, fuzz, kills, memory, run
 
 
 def main() -> int:
@@ -41,6 +43,7 @@ def main() -> int:
     parser.add_argument("--damage", type=int, default=0, help="how many files are damaged, one at a time")
     parser.add_argument("--fuzz", type=int, default=0, help="how many messages a policy server is sent")
     parser.add_argument("--chaos", type=int, default=0, help="how many times server or network are broken under a running robot")
+    parser.add_argument("--bus", type=int, default=0, help="how many faults two emulated arms are given")
     parser.add_argument("--commands", type=int, default=0, help="how many sequences of commands the safety layer is asked for")
     parser.add_argument("--demonstrations", type=int, default=0, help="how many of each task's go through the safety layer")
     parser.add_argument("--variant", default="clamp", help="of stage (i), for --kills")
@@ -62,6 +65,8 @@ def main() -> int:
             found["fuzz"] = fuzz.torture(_made(Path(folder) / "fuzz"), args.fuzz, seed=args.seed)
         if args.chaos:
             found["chaos"] = chaos.torture(args.chaos, seed=args.seed)
+        if args.bus:
+            found["bus"] = bus.torture(args.bus, seed=args.seed)
         if args.commands:
             found["commands"] = commands.torture(args.commands, seed=args.seed)
         if args.demonstrations:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from clamp_jax.deploy.robots import arms
 from clamp_jax.deploy.robots import registers as reg
 from clamp_jax.deploy.robots.arms import LEADERS, SERVOS, ServoSetup
-from clamp_jax.deploy.robots.dynamixel import BusFault, Line, hardware_fault
+from clamp_jax.deploy.robots.dynamixel import PATIENCE_S, BusFault, Line, hardware_fault
 
 SET_UP = "set the servo up as docs/cell.md says, or name the right arm"
 _BODY = reg.PRESENT_CURRENT.address, 10  # current, velocity and position in one piece
@@ -23,6 +23,7 @@ class Motion(NamedTuple):
     speed: float = arms.VELOCITY_LIMIT * reg.VELOCITY_UNIT  # rad/s
     acceleration: float = 60.0  # rad/s^2, as the safety layer's
     watchdog_s: float = 0.5  # ours: 25 control periods without a packet
+    patience_s: float = PATIENCE_S  # how long a servo that does not answer is asked again
 
 
 class Arm:
@@ -31,7 +32,8 @@ class Arm:
     def __init__(self, path: str, side: str, motion: Motion = Motion()):  # noqa: B008 - an immutable tuple
         """Look for all servos, compare them with what is expected, hold the arm where it is with the torque on."""
         self.side, self._motion = side, motion
-        self._line = Line(path, side, {servo.id: servo.joint + (" shadow" if servo.follows else "") for servo in SERVOS})
+        names = {servo.id: servo.joint + (" shadow" if servo.follows else "") for servo in SERVOS}
+        self._line = Line(path, side, names, patience_s=motion.patience_s)
         self._range: dict[int, tuple[int, int]] = {}
         self._goals: dict[int, int] = {}
         self._turn = 0

@@ -3,8 +3,10 @@
 Needs `pip install 'clamp-jax[hardware]'`; nothing else of the library does.
 """
 
+import itertools
+import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clamp_jax.deploy.robots import RobotLost, packets
@@ -12,8 +14,9 @@ from clamp_jax.deploy.robots import registers as reg
 from clamp_jax.deploy.robots.registers import Register
 
 BAUD = 1_000_000
+WAIT_S = 0.001
 QUIET = 3  # looks at the port, 2 ms apart, that find nothing: no more answers are on their way
-TRIES = 3  # of what may be asked again: a single damaged packet is no fault
+TRIES, PATIENCE_S = 3, 0.25  # at least so often and, ours, so long is asked again: a damaged or late packet is no fault yet
 CURES = {
     "overload": "free the joint of its load, let it cool, then switch the arm's power off and on",
     "overheating": "let the motor cool, then switch the arm's power off and on",
@@ -49,11 +52,12 @@ def hardware_fault(joint: str, bits: int) -> BusFault:
 class Line:
     """The servos of one port; `names` are the joints of the ids. Not to be used by two threads at once."""
 
-    def __init__(self, path: str, side: str, names: Mapping[int, str], *, baud: int = BAUD):
+    def __init__(self, path: str, side: str, names: Mapping[int, str], *, baud: int = BAUD, patience_s: float = PATIENCE_S):
         """Open the port; BusFault when it is not there or taken."""
-        self._sdk, self._side, self._names, self.path = sdk(), side, dict(names), path
+        self._sdk, self._side, self._names, self.path, self._patience_s = sdk(), side, dict(names), path, patience_s
         self._port, self._packets = self._sdk.PortHandler(path), self._sdk.PacketHandler(2.0)
         self._port.baudrate = baud
+        self._port.readPort = self._read_port
         if not self._guard(self._port.openPort):
             raise self._gone("cannot be set to its baud rate")
 
@@ -90,14 +94,26 @@ class Line:
 
     def sync_read(self, address: int, size: int, ids: Sequence[int]) -> dict[int, bytes]:
         """The same registers of many servos, each answering after the other; BusFault."""
-        for last in [False] * (TRIES - 1) + [True]:
+        for _ in self._tries():
             found, missing, result = self._sync_read(address, size, ids)
             if missing is None:
                 return found
             self._drain()
-            if last:
-                raise self._no_answer(missing, result)
-        raise AssertionError
+        raise self._no_answer(missing, result)
+
+    def _read_port(self, length: int) -> bytes:
+        """As the SDK's own, but it waits for bytes instead of asking for them again and again: other threads have work to do."""
+        if not self._port.ser.in_waiting:
+            select.select([self._port.ser.fd], [], [], WAIT_S)
+        return self._port.ser.read(length)
+
+    def _tries(self) -> Iterator[int]:
+        """Counts until both TRIES and the patience are spent; meanwhile the servos keep their last goals."""
+        start = time.monotonic()
+        for number in itertools.count():
+            if number >= TRIES and time.monotonic() - start > self._patience_s:
+                return
+            yield number
 
     def _sync_read(self, address: int, size: int, ids: Sequence[int]) -> tuple[dict[int, bytes], int | None, int]:
         found: dict[int, bytes] = {}
@@ -113,8 +129,8 @@ class Line:
         return found, None, self._sdk.COMM_SUCCESS
 
     def _ask(self, identity: int, request: Callable[[], tuple]) -> Any:
-        """What a servo answers, asked up to TRIES times."""
-        for _ in range(TRIES):
+        """What a servo answers, asked again when it does not."""
+        for _ in self._tries():
             data, result, error = self._guard(request)
             if result == self._sdk.COMM_SUCCESS:
                 self._judge(identity, error)
@@ -141,11 +157,12 @@ class Line:
 
     def _alarm(self, identity: int) -> None:
         """Raise what the servo's hardware error register says."""
-        self._guard(self._port.clearPort)
-        data, result, _ = self._guard(lambda: self._packets.readTxRx(self._port, identity, *reg.HARDWARE_ERROR))
-        if result != self._sdk.COMM_SUCCESS:
-            raise BusFault(self.name(identity), "reports a hardware error, and not which", "switch the arm's power off and on")
-        raise hardware_fault(self.name(identity), data[0])
+        for _ in self._tries():
+            self._drain()  # of what the others have to say
+            data, result, _ = self._guard(lambda: self._packets.readTxRx(self._port, identity, *reg.HARDWARE_ERROR))
+            if result == self._sdk.COMM_SUCCESS and len(data) == 1:
+                raise hardware_fault(self.name(identity), data[0])
+        raise BusFault(self.name(identity), "reports a hardware error, and not which", "switch the arm's power off and on")
 
     def _no_answer(self, identity: int, result: int) -> BusFault:
         if result == self._sdk.COMM_RX_CORRUPT:

@@ -21,7 +21,7 @@ from clamp_jax.deploy.robots import registers as reg
 from clamp_jax.deploy.robots.packets import Packet
 from clamp_jax.deploy.robots.servo import Servo
 
-STEP_S = 0.002  # how often the body moves when nothing is said on the bus
+STEP_S = 0.005  # how often the body moves when nothing is said on the bus
 BAUD = 1_000_000
 
 

@@ -69,7 +69,7 @@ def hardware_errors(bits: int) -> list[str]:
     return [name for bit, name in HARDWARE_ERRORS.items() if bits & bit] or ([f"unknown error {bits:#x}"] if bits else [])
 
 
-def to_rad(ticks: float) -> float:
+def to_rad(ticks: int | float) -> float:
     """Angle of a position register's value; a reversed servo reverses it itself."""
     return (ticks - CENTRE) * RAD_PER_TICK
 

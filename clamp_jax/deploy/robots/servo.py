@@ -52,7 +52,7 @@ _FACTORY = {
 class Servo:
     """A control table with its rules; position (ticks, as the register has it) is moved from outside by `move`."""
 
-    def __init__(self, identity: int, settings: dict[Register, int], position: float = reg.CENTRE):
+    def __init__(self, identity: int, settings: dict[Register, int], position: int | float = reg.CENTRE):
         """`settings` differ from those of the factory."""
         self.table = bytearray(reg.TABLE_END)
         self.position, self.velocity = float(position), 0.0  # ticks, ticks/s
@@ -156,7 +156,7 @@ class Servo:
     def _inside(self, ticks: int) -> int:
         return min(max(ticks, self.get(reg.MIN_POSITION)), self.get(reg.MAX_POSITION))
 
-    def move(self, position: float, velocity: float) -> None:
+    def move(self, position: int | float, velocity: int | float) -> None:
         """Where the body has taken it, in ticks and ticks/s."""
         self.position, self.velocity = position, velocity
         self._tell()
