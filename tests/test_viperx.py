@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clamp_jax.deploy.cameras import Frame
@@ -14,6 +14,7 @@ from clamp_jax.deploy.robots.arm import Motion
 from clamp_jax.deploy.robots.dynamixel import BusFault
 from clamp_jax.deploy.robots.viperx import ViperX
 from clamp_jax.geometry import aloha
+from experiments.cell_bus import SharedPlant
 from experiments.torture import bus as torture
 
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
@@ -58,7 +59,7 @@ def test_a_command_is_reached_and_shadows_are_told_too(cell):
 
 
 @given(st.lists(st.floats(-1e300, 1e300) | st.floats(-4, 4), min_size=14, max_size=14))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_no_goal_outside_a_servos_limits_is_ever_sent(cell, action):
     sent = []
     for arm in cell.robot._arms:
@@ -123,11 +124,11 @@ def test_a_driver_that_does_not_look_is_found_out(monkeypatch):
 
 def test_rest_ends_in_the_sleep_pose_and_only_there_the_torque_goes():
     with contextlib.ExitStack() as stack:
-        start = [*(SLEEP[:6] + 0.1).tolist(), arms.horn_from_gripper(0.1)]
+        start = [*(SLEEP[:6] + 0.05).tolist(), arms.horn_from_gripper(0.1)]
         buses = [stack.enter_context(emulator.Bus(emulator.servos_of_an_arm(), emulator.ToyPlant(start))) for _ in range(2)]
         ports = dict(zip(aloha.SIDES, (bus.path for bus in buses), strict=True))
         robot = ViperX(ports, motion=PATIENT)
-        robot.command(np.tile([*(SLEEP[:6] + 0.3), 0.1], 2))
+        robot.command(np.tile([*(SLEEP[:6] + 0.2), 0.1], 2))
         for _ in range(15):
             torture.time.sleep(0.02)
             robot.joints()
@@ -163,3 +164,40 @@ def test_the_gripper_is_linear_in_the_fingers_position():
     fingers = [arms.slide_m(arms.horn_from_gripper(value)) for value in (0.0, 0.5, 1.0)]
     assert fingers[1] - fingers[0] == pytest.approx(fingers[2] - fingers[1], abs=1e-9)
     assert fingers[2] - fingers[0] == pytest.approx(aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M, abs=1e-9)
+
+
+def test_both_buses_move_one_simulated_body():
+    class Body:
+        """Follows at once; one step is one control period."""
+
+        def __init__(self):
+            self.at, self.steps = HOME.copy(), 0
+
+        def step(self, action):
+            self.at, self.steps = np.array(action), self.steps + 1
+
+        def joints(self):
+            return self.at
+
+        def snapshot(self):
+            return None
+
+        def sense(self, snapshot):
+            return {}
+
+        def status(self):
+            return {}
+
+    body = Body()
+    shared = SharedPlant(body)
+    with contextlib.ExitStack() as stack:
+        buses = [stack.enter_context(emulator.Bus(emulator.servos_of_an_arm(), shared.side(number))) for number in range(2)]
+        robot = stack.enter_context(ViperX(dict(zip(aloha.SIDES, (bus.path for bus in buses), strict=True)), motion=PATIENT))
+        wanted = HOME + np.linspace(-0.05, 0.05, 14)
+        for _ in range(30):
+            torture.time.sleep(0.02)
+            robot.joints()
+            robot.command(wanted)
+        np.testing.assert_allclose(body.at, wanted, atol=0.01)
+        np.testing.assert_allclose(robot.joints(), body.at, atol=0.01)
+    assert body.steps > 10
