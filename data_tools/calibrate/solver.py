@@ -171,7 +171,7 @@ def _solution(problem: _Problem, found: object, dropped: list[Dropped]) -> Solut
         if metres > LEAST_KNOWN_M or degrees > LEAST_KNOWN_DEG:
             raise CalibrationError(
                 f"the pose of {name} stays unsure by {metres * 1000:.1f} mm and {degrees:.2f} degrees; {LEAST_KNOWN_M * 1000:g} mm and "
-                f"{LEAST_KNOWN_DEG:g} degrees are the most that is taken: take more poses in which it sees a board, or moves it, from other directions"
+                f"{LEAST_KNOWN_DEG:g} degrees are the most that is taken: take more poses, from other directions"
             )
     used = {name: len({s.pose for s in problem.sightings if s.camera == name}) for name in problem.names}
     slack = float(np.degrees(SLACK) * np.sqrt(np.mean(problem.slack(found.x) ** 2)))
