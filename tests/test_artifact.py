@@ -92,6 +92,11 @@ def test_frozen_actions_are_kept_and_move_the_rest_where_steps_says_so(policy):
         assert np.abs(found[row, steps:] - free[row, steps:]).max() > 1e-3
 
 
+def test_every_file_can_be_read_by_the_user_that_serves_it(folder):
+    for path in (folder, *folder.iterdir()):
+        assert path.stat().st_mode & 0o044 == 0o044, path.name
+
+
 def test_weights_are_arguments(tmp_path):
     """A hundred times the weights, the same program."""
     large = deployed.params() | {"unused": np.zeros((500, 500), np.float32)}

@@ -268,3 +268,4 @@ def write_safetensors(path: Path, arrays: dict, metadata: dict) -> None:
     """Write name -> array as a safetensors file; the library writes memory as it lies: what is not in C order would come out wrong."""
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     safetensors.numpy.save_file(ordered, path, metadata=metadata or None)
+    path.chmod(0o644)  # it makes a private file, which a server under another name could not read
