@@ -3,11 +3,12 @@
     python -m experiments.export --checkpoint runs/finetune --out runs/artifact --evaluation evaluation.json
     python -m experiments.export --verify runs/artifact
 
-The artifact's answer is compared with that of training's own networks before it gets its name; more than 1e-5 of difference is
-refused. Reports of experiments.evaluate stand in its model card.
+The artifact's answer is compared with that of training's own networks before it gets its name; more than 1e-5 of difference, or
+than a millionth more noise makes, is refused. Reports of experiments.evaluate stand in its model card.
 """
 
 import argparse
+import datetime
 import json
 import sys
 import time
@@ -32,6 +33,7 @@ from clamp_jax.structs import ACTION_DIM, CHUNK, Calibration, Frozen, Observatio
 from experiments import card
 
 TOLERANCE = 1e-5  # rad, artifact against memory on the same machine
+ROUNDING = 1e-6  # what float32 leaves of a deep network's output, relative (ours)
 SECTIONS = ("model", "views", "sensor", "variant", "ablation")  # of a run's config: what the networks are
 
 
@@ -45,7 +47,7 @@ def export(
     evaluations: Sequence[Path] = (),
     licence: str | None = None,
 ) -> dict:
-    """Export the averaged weights of a run: {"artifact", "difference", "bytes", "seconds", "instruction"}.
+    """Export the averaged weights of a run: {"artifact", "difference", "rounding", "bytes", ...}.
 
     `instruction` defaults to the one of the demonstrations that the run was trained on; `evaluations` are JSON reports of
     experiments.evaluate for the model card. What is exported is compared with training's own networks.
@@ -62,12 +64,15 @@ def export(
 def write(run: act.RunPolicy, out: Path, about: artifact.Description, *, ddim_steps: int) -> dict:
     """Write a run's policy as it is deployed, compared with the run's own; returns and raises what `export` does."""
     started, policy = time.monotonic(), act.fold(run, steps=ddim_steps)
+    inputs = artifact.stored_inputs(artifact.make_spec({}, about, today=datetime.date.today()))
+    expected, rounding = in_memory(run, inputs)
     differences: list[float] = []
-    check = lambda folder: differences.append(compare(run, folder))  # noqa: E731
-    written = artifact.write_artifact(out, policy.act, policy.params, about, check=check)
+    check = lambda folder: differences.append(compare(expected, inputs, folder))  # noqa: E731
+    written = artifact.write_artifact(out, policy.act, policy.params, about._replace(rounding_rad=rounding), check=check)
     return {
         "artifact": str(written),
         "difference": differences[-1],
+        "rounding": rounding,
         "bytes": {path.name: path.stat().st_size for path in sorted(written.iterdir())},
         "seconds": round(time.monotonic() - started, 1),
         "instruction": about.instruction,
@@ -97,32 +102,35 @@ def only_instruction(config: dict) -> str:
     return found[0]
 
 
-def compare(run: act.RunPolicy, folder: Path) -> float:
-    """`difference` of an artifact and the run that it is of; ValueError over TOLERANCE."""
-    found = difference(run, folder)
-    if not found <= TOLERANCE:
-        raise ValueError(f"the exported policy differs from the one in memory by {found:.3g}, at most {TOLERANCE:.0e} is allowed")
-    return found
+def compare(expected: np.ndarray, inputs: dict[str, np.ndarray], folder: Path) -> float:
+    """Largest difference (rad) between the actions of an artifact and those `expected`.
 
-
-def difference(run: act.RunPolicy, folder: Path) -> float:
-    """Largest difference (rad) between an artifact's actions and a policy's in memory, on two made-up inputs, one with frozen actions."""
+    ValueError over TOLERANCE, or over what roundings alone may do where that is more (`in_memory`).
+    """
     loaded = artifact.load_artifact(folder)
-    inputs = artifact.stored_inputs(loaded.spec)
-    return float(np.abs(loaded(inputs)["actions"] - in_memory(run, inputs)).max())
+    difference, allowed = float(np.abs(loaded(inputs)["actions"] - expected).max()), max(TOLERANCE, loaded.spec["rounding_rad"])
+    if not difference <= allowed:
+        raise ValueError(f"the exported policy differs from the one in memory by {difference:.3g}, at most {allowed:.1e} is allowed")
+    return difference
 
 
-def in_memory(run: act.RunPolicy, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """Actions (b, 50, 14) of a policy in memory, one example after the other, without the exporter's code."""
+def in_memory(run: act.RunPolicy, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+    """Actions (b, 50, 14) of a policy, one example after the other without the exporter's code, and how sensitive they are (rad).
+
+    The latter is how far they move when the noise is changed by ROUNDING of its size. A policy that predicts noise begins with a
+    division by sqrt(abar) = 1e-3, where what was not clipped is off by a thousand times a rounding; float32 says no more of it.
+    """
     look, decide = jax.jit(run.act.look), jax.jit(run.act.decide)
     calibration = aloha_calibration(run.networks.sensor.height, run.networks.sensor.width)
-    actions = []
+    actions, moved = [], []
     for i in range(len(inputs["seed"])):
         one = {name: value[i] for name, value in inputs.items()}
+        memory = look(run.params, _observation(one, calibration))
         noise = jax.random.normal(jax.random.key(one["seed"]), (CHUNK, ACTION_DIM))
         frozen = Frozen(one["frozen_actions"], one["frozen_steps"]) if one["frozen_steps"] else None  # as in training: without
-        actions.append(np.asarray(decide(run.params, look(run.params, _observation(one, calibration)), noise, frozen)))
-    return np.stack(actions)
+        actions.append(np.asarray(decide(run.params, memory, noise, frozen)))
+        moved.append(np.asarray(decide(run.params, memory, noise * (1 + ROUNDING), frozen)))
+    return np.stack(actions), float(np.abs(np.stack(moved) - np.stack(actions)).max())
 
 
 def _observation(one: dict[str, np.ndarray], calibration: Calibration) -> Observation:

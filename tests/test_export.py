@@ -64,7 +64,7 @@ def test_the_artifact_acts_as_the_unfolded_networks_of_training(exported):
     assert not any("mixer" in name or "text" in name for name in weights), "the artifact's networks are folded, the run's are not"
 
 
-def in_memory(params, decide=deployed.act.decide):
+def stand_in(params, decide=deployed.act.decide):
     """The stand-in's policy as a run has it."""
     size = SimpleNamespace(sensor=SimpleNamespace(height=deployed.HEIGHT, width=deployed.WIDTH))
     return act.RunPolicy(act.Act(deployed.act.look, decide), params, size, None)
@@ -72,11 +72,29 @@ def in_memory(params, decide=deployed.act.decide):
 
 def test_what_differs_from_the_run_is_refused_with_and_without_frozen_actions(tmp_path):
     folder = artifact.write_artifact(tmp_path / "a", deployed.act, deployed.params(), deployed.description())
-    assert export.compare(in_memory(deployed.params()), folder) <= export.TOLERANCE
+    inputs = artifact.stored_inputs(loader.read_spec(folder))
+    actions, rounding = export.in_memory(stand_in(deployed.params()), inputs)
+    assert rounding < export.TOLERANCE and export.compare(actions, inputs, folder) <= export.TOLERANCE
     forgets = lambda params, memory, noise, frozen=None: deployed.act.decide(params, memory, noise)  # noqa: E731
-    for other in (in_memory(deployed.params(seed=1)), in_memory(deployed.params(), forgets)):
-        with pytest.raises(ValueError, match="differs from the one in memory by"):
-            export.compare(other, folder)
+    for other in (stand_in(deployed.params(seed=1)), stand_in(deployed.params(), forgets)):
+        with pytest.raises(ValueError, match="differs from the one in memory by .*, at most 1.0e-05 is allowed"):
+            export.compare(export.in_memory(other, inputs)[0], inputs, folder)
+
+
+def test_a_policy_that_every_rounding_moves_is_judged_by_how_far(tmp_path):
+    """One that makes a millionth a hundredth: no other machine gives its numbers, and the tolerances know."""
+    wild = lambda params, memory, noise, frozen=None: deployed.act.decide(params, memory, 1e4 * noise % 1.0, frozen)  # noqa: E731
+    run = stand_in(deployed.params(), wild)
+    spec = artifact.make_spec({}, deployed.description(), today=export.datetime.date.today())
+    actions, rounding = export.in_memory(run, artifact.stored_inputs(spec))
+    assert rounding > 1e-3
+    about = deployed.description(rounding_rad=rounding)
+    folder = artifact.write_artifact(tmp_path / "a", run.act, run.params, about)
+    inputs = artifact.stored_inputs(spec)
+    assert export.compare(actions + 0.9 * rounding, inputs, folder) <= rounding
+    with pytest.raises(ValueError, match="differs"):
+        export.compare(actions + 1.1 * rounding, inputs, folder)
+    assert export.verify(folder)["tolerance"] == rounding
 
 
 def test_the_specification_names_checkpoint_and_config(run, exported):

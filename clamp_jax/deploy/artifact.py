@@ -49,6 +49,7 @@ class Description(NamedTuple):
     training: dict  # JSON: what made these weights (preset, steps, data sets, checkpoint's hash, sensors)
     evaluations: tuple = ()  # JSON: reports of experiments.evaluate, for the model card
     hashes: Mapping[str, str] = MappingProxyType({})  # SHA-256 of what the weights are of: "checkpoint", "config"
+    rounding_rad: float = 0.0  # how far roundings alone may move the actions; more than any tolerance where it is larger
     licence: str = "Apache-2.0, as the program that wrote it; the data's own licence applies to what was learnt of them"
 
 
@@ -165,6 +166,7 @@ def make_spec(weights: dict, description: Description, *, today: datetime.date) 
         "limits": _limits(),
         "statistics": description.statistics,
         "training": description.training,
+        "rounding_rad": description.rounding_rad,
         "hashes": {"statistics": loader.statistics_hash(description.statistics)} | dict(description.hashes),
         "weights": {name: [list(array.shape), str(array.dtype)] for name, array in weights.items()},
     }
@@ -252,9 +254,11 @@ def stored_inputs(spec: dict) -> dict:
 def verify_artifact(folder: str | Path, *, tolerance: float = 1e-4) -> dict:
     """Check every hash, run the stored example and compare: {"files", "difference", "tolerance", "jax", "loads_until"}.
 
-    `tolerance` in rad (ours: the same program on another machine differs in its last bits); ValueError when it is passed.
+    `tolerance` in rad (ours: the same program on another machine differs in its last bits), at least the specification's
+    `rounding_rad`; ValueError when it is passed.
     """
     policy = load_artifact(folder)
+    tolerance = max(tolerance, policy.spec["rounding_rad"])
     stored, _ = loader.read_safetensors(Path(folder) / loader.EXAMPLE)
     expected = stored.pop("actions")
     difference = float(np.abs(policy(stored)["actions"] - expected).max())

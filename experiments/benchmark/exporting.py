@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clamp_jax import act, checkpoint, steps
-from clamp_jax.deploy import artifact, loader
+from clamp_jax.deploy import loader
 from clamp_jax.geometry.aloha import WORKING_RANGE
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.networks import Networks, make_networks
@@ -98,19 +97,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def write(preset: str, folder: Path) -> dict[str, Any]:
     """Write the artifact of `random_run`: sizes, seconds, memory, and how far its actions are from those of the run's networks."""
     run = random_run(preset)
-    policy, about = act.fold(run), export.describe(run, "nothing: its weights are random", act.DDIM_STEPS)
-    begin = time.monotonic()
-    artifact.write_artifact(folder, policy.act, policy.params, about)
-    written_s = time.monotonic() - begin
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    begin = time.monotonic()
-    difference = export.difference(run, folder)
+    told = export.write(run, folder, export.describe(run, "nothing: its weights are random", act.DDIM_STEPS), ddim_steps=act.DDIM_STEPS)
     return {
-        "weights_million": round(sum(leaf.size for leaf in jax.tree.leaves(policy.params)) / 1e6, 1),
-        "program_kb": round(sizes[loader.PROGRAM] / 1e3, 1),
-        "weights_mb": round(sizes[loader.WEIGHTS] / 1e6, 1),
-        "seconds": round(written_s, 1),
-        "compare_seconds": round(time.monotonic() - begin, 1),
-        "difference": difference,
+        "weights_million": round(told["bytes"][loader.WEIGHTS] / 4e6, 1),
+        "program_kb": round(told["bytes"][loader.PROGRAM] / 1e3, 1),
+        "weights_mb": round(told["bytes"][loader.WEIGHTS] / 1e6, 1),
         "peak_gib": loading.peak_gib(),
-    }
+    } | {name: told[name] for name in ("seconds", "difference", "rounding")}
