@@ -14,6 +14,7 @@ _BODY = reg.PRESENT_CURRENT.address, 10  # current, velocity and position in one
 _HEALTH = reg.TORQUE.address, sum(reg.PRESENT_POSITION) - reg.TORQUE.address
 _SET_UP_SIZE = sum(reg.HARDWARE_ERROR)  # the EEPROM and somewhat more
 IDS = tuple(servo.id for servo in SERVOS)
+LEAP_RAD = 0.1  # ours
 SHADOW_RAD = 0.1  # ours: two motors of a joint that disagree by more work against each other
 
 
@@ -73,12 +74,23 @@ class Arm:
         for register, value in wanted.items():
             self._write_all(register, value)
         self._send(self._to_goals(_joints(self._ticks())))
+        self._check_goals()
         self._write_all(reg.TORQUE, 1)
-        for identity, health in self._line.sync_read(*_HEALTH, IDS).items():  # nobody answers to a sync write: look
+        found = self._line.sync_read(*_HEALTH, IDS)
+        for identity, health in found.items():  # nobody answers to a sync write: look
             for register, value in (wanted | {reg.TORQUE: 1}).items():
                 if _field(health, register) != value:
                     cause = f"register {register.address} is {_field(health, register)} after {value} was written"
                     raise BusFault(self._line.name(identity), cause, "switch the arm's power off and on")
+        self._goals = {servo.id: _field(found[servo.id], reg.GOAL_POSITION) for servo in LEADERS}  # set anew with the torque
+
+    def _check_goals(self) -> None:
+        """BusFault when a joint would leap as its torque comes on: misread, or pushed far outside its limits by hand."""
+        for identity, health in self._line.sync_read(*_HEALTH, list(self._goals)).items():
+            leap = abs(reg.signed(_field(health, reg.PRESENT_POSITION), 4) - _field(health, reg.GOAL_POSITION)) * reg.RAD_PER_TICK
+            if leap > LEAP_RAD and not _field(health, reg.TORQUE):
+                cause = f"stands {leap:.2f} rad from where it would be held"
+                raise BusFault(self._line.name(identity), cause, "move it by hand inside its limits, then connect anew")
 
     def release(self) -> None:
         """Torque off: what is not at rest falls."""

@@ -15,6 +15,8 @@ from clamp_jax.deploy.robots.registers import Register
 
 BAUD = 1_000_000
 WAIT_S = 0.001
+TAGS = 8  # lengths of a question; no register asked for is so near to the table's end
+_ID, _LENGTH, _DATA = 4, 5, 9  # where they stand in a status packet
 QUIET = 3  # looks at the port, 2 ms apart, that find nothing: no more answers are on their way
 TRIES, PATIENCE_S = 3, 0.25  # at least so often and, ours, so long is asked again: a damaged or late packet is no fault yet
 CURES = {
@@ -55,6 +57,7 @@ class Line:
     def __init__(self, path: str, side: str, names: Mapping[int, str], *, baud: int = BAUD, patience_s: float = PATIENCE_S):
         """Open the port; BusFault when it is not there or taken."""
         self._sdk, self._side, self._names, self.path, self._patience_s = sdk(), side, dict(names), path, patience_s
+        self._asked = 0
         self._port, self._packets = self._sdk.PortHandler(path), self._sdk.PacketHandler(2.0)
         self._port.baudrate = baud
         self._port.readPort = self._read_port
@@ -94,12 +97,14 @@ class Line:
 
     def sync_read(self, address: int, size: int, ids: Sequence[int]) -> dict[int, bytes]:
         """The same registers of many servos, each answering after the other; BusFault."""
+        damaged: dict[int, int] = {}  # answers by id
         for _ in self._tries():
             found, missing, result = self._sync_read(address, size, ids)
             if missing is None:
                 return found
+            damaged[missing] = damaged.get(missing, 0) + (result == self._sdk.COMM_RX_CORRUPT)
             self._drain()
-        raise self._no_answer(missing, result)
+        raise self._no_answer(missing, damaged=damaged[missing] > 1)
 
     def _read_port(self, length: int) -> bytes:
         """As the SDK's own, but it waits for bytes instead of asking for them again and again: other threads have work to do."""
@@ -116,17 +121,35 @@ class Line:
             yield number
 
     def _sync_read(self, address: int, size: int, ids: Sequence[int]) -> tuple[dict[int, bytes], int | None, int]:
+        """What came, the first id whose answer did not, and how that went.
+
+        Each question asks for a few bytes more than the one before it, so that a late answer is known by its length.
+        """
         found: dict[int, bytes] = {}
-        self._guard(lambda: self._packets.syncReadTx(self._port, address, size, list(ids), len(ids), False))
+        self._asked += 1
+        more = size + self._asked % TAGS
+        self._guard(lambda: self._packets.syncReadTx(self._port, address, more, list(ids), len(ids), False))
         for identity in ids:
-            data, result, error = self._guard(lambda identity=identity: self._packets.readRx(self._port, identity, size))
+            data, result, error = self._receive(identity, more)
             if result != self._sdk.COMM_SUCCESS:
                 return found, identity, result
             self._judge(identity, error)
-            if len(data) != size:  # a late answer to another question, of which the SDK looks at the id alone
-                return found, identity, self._sdk.COMM_RX_CORRUPT
-            found[identity] = bytes(data)
+            found[identity] = data[:size]
         return found, None, self._sdk.COMM_SUCCESS
+
+    def _receive(self, identity: int, size: int) -> tuple[bytes, int, int]:
+        """(data, result, error) of the next answer of a servo that is so long.
+
+        The SDK's own readRx looks at the id alone and cuts a longer answer to size: a late answer to another question would be
+        taken for this one's, a firmware version for a position.
+        """
+        while True:
+            packet, result = self._guard(lambda: self._packets.rxPacket(self._port, False))
+            if result != self._sdk.COMM_SUCCESS:
+                return b"", result, 0
+            length = packet[_LENGTH] + 256 * packet[_LENGTH + 1]
+            if packet[_ID] == identity and length == size + 4:  # instruction, error, checksum
+                return bytes(packet[_DATA : _DATA + size]), result, packet[_DATA - 1]
 
     def _ask(self, identity: int, request: Callable[[], tuple]) -> Any:
         """What a servo answers, asked again when it does not."""
@@ -136,7 +159,7 @@ class Line:
                 self._judge(identity, error)
                 return data
             self._drain()
-        raise self._no_answer(identity, result)
+        raise self._no_answer(identity, damaged=result == self._sdk.COMM_RX_CORRUPT)
 
     def _drain(self) -> None:
         """Let late answers come, lest they be taken for those to the next question."""
@@ -159,13 +182,14 @@ class Line:
         """Raise what the servo's hardware error register says."""
         for _ in self._tries():
             self._drain()  # of what the others have to say
-            data, result, _ = self._guard(lambda: self._packets.readTxRx(self._port, identity, *reg.HARDWARE_ERROR))
-            if result == self._sdk.COMM_SUCCESS and len(data) == 1:
+            self._guard(lambda: self._packets.syncReadTx(self._port, *reg.HARDWARE_ERROR, [identity], 1, False))
+            data, result, _ = self._receive(identity, 1)
+            if result == self._sdk.COMM_SUCCESS:
                 raise hardware_fault(self.name(identity), data[0])
         raise BusFault(self.name(identity), "reports a hardware error, and not which", "switch the arm's power off and on")
 
-    def _no_answer(self, identity: int, result: int) -> BusFault:
-        if result == self._sdk.COMM_RX_CORRUPT:
+    def _no_answer(self, identity: int, *, damaged: bool) -> BusFault:
+        if damaged:
             return BusFault(self.name(identity), "its answers come damaged", "check its cable and connectors")
         if not any(self.ping(other) for other in self._names):
             cure = "check the arm's power, the USB cable and the cable to the first servo"
