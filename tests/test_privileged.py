@@ -97,9 +97,9 @@ def test_a_policy_is_handed_an_observation_and_a_key_and_nothing_else(received):
             }
 
 
-def test_a_served_policy_is_sent_the_same_and_a_seed():
+def test_a_served_policy_is_sent_the_same_a_seed_and_its_own_commands():
     names = {name.split("/")[-1] for name in SEEN} - {"mount"}  # which camera rides on which arm is the artifact's own
-    assert set(artifact.input_spec(SIZE, SIZE)) == names | {"seed"}
+    assert set(artifact.input_spec(SIZE, SIZE)) == names | {"seed", "frozen_actions", "frozen_steps"}  # commands that are decided already
 
 
 def test_what_no_camera_sees_changes_no_bit_of_an_observation(received):
@@ -139,7 +139,7 @@ def trained(tmp_path_factory):
 
 def test_what_no_camera_sees_reaches_no_network_but_the_text_encoder_in_training(trained):
     one, other, moved = trained.values()
-    assert set(one[0]) == {"rgb", "views", "joints", "past", "past_mask"}
+    assert set(one[0]) == {"rgb", "views", "joints", "past", "past_mask", "embedded"} and one[0]["embedded"] is None
     assert (one[1] != other[1]).any(), "the sentence, a label, names every object's place"
     for part in (0, 2, 3):
         assert differing(one[part], other[part]) == set()
