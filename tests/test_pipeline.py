@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import synthetic
 
+from clamp_jax.data.caches import Cache, held_bytes
 from clamp_jax.data.folders import Reader, Writer
 from clamp_jax.data.pipeline import (
     Batches,
     Dataset,
     ExampleMaker,
-    _Cache,
     example_keys,
     fill,
-    held_bytes,
     make_batches,
     open_dataset,
     slots_by_weight,
@@ -214,7 +213,7 @@ def test_wrong_data_sets_are_refused(folders, tmp_path):
 
 def test_the_cache_keeps_no_more_than_its_bytes():
     made = []
-    cache = _Cache(lambda n: made.append(n) or np.zeros(100, np.uint8), 250)
+    cache = Cache(lambda n: made.append(n) or np.zeros(100, np.uint8), 250)
     for n in (0, 1, 0, 2, 0, 1):
         assert len(cache(n)) == 100
     assert made == [0, 1, 2, 1] and cache._bytes == 200

@@ -8,8 +8,6 @@ the same trajectories and share one permutation. To resume, the step is all one 
 
 import copy
 import functools
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
@@ -19,6 +17,7 @@ import grain
 import jax
 import numpy as np
 
+from clamp_jax.data.caches import Cache
 from clamp_jax.data.folders import Reader
 from clamp_jax.data.prompts import WORKSPACE_HIGH, WORKSPACE_LOW, Tokenize, fitting_prompt, object_order
 from clamp_jax.data.records import Episode
@@ -29,40 +28,6 @@ from clamp_jax.structs import Batch, Calibration, Capacity, Geoms, ImageExample,
 TEXT_LENGTH = 77  # tokens of CLIP's text encoder
 CACHE_BYTES = 256 << 20  # decoded episodes kept in memory, for each data set
 _SPLIT_SEED = 2602  # fixed, so that a trajectory held out once is held out in every run
-
-
-class _Cache:
-    """Least recently used values of a function, up to a number of bytes; safe among threads."""
-
-    def __init__(self, make: Callable[[Any], Any], limit: int):
-        self._make, self._limit, self._bytes = make, limit, 0
-        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __call__(self, key: Any) -> Any:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key][0]
-        value = self._make(key)
-        size = held_bytes(value)
-        with self._lock:
-            if key not in self._values:
-                self._values[key], self._bytes = (value, size), self._bytes + size
-            while self._bytes > self._limit:
-                self._bytes -= self._values.popitem(last=False)[1][1]
-        return value
-
-
-def held_bytes(value: Any) -> int:
-    """Bytes of memory that the arrays of a tree keep from being freed: all of a record's where they are views of it."""
-    owners = {}
-    for leaf in jax.tree.leaves(value):
-        while isinstance(leaf, np.ndarray) and leaf.base is not None:
-            leaf = leaf.base
-        if not isinstance(leaf, str):
-            owners[id(leaf)] = len(leaf) if isinstance(leaf, bytes) else np.asarray(leaf).nbytes
-    return sum(owners.values())
 
 
 def split(count: int, held_out: Real) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +54,8 @@ class Dataset:
             raise ValueError(f"{reader.directory}: no trajectory is left; choose another part or fraction")
         if not 0 < weight < np.inf:
             raise ValueError(f"{reader.directory}: weight is {weight}; expected a positive number (leave the data set out instead)")
-        self.episode: Callable[[int], Episode] = _Cache(reader.__getitem__, cache_bytes)
-        self.image = _Cache(lambda key: reader.frame(*key), cache_bytes)
+        self.episode: Callable[[int], Episode] = Cache(reader.__getitem__, cache_bytes)
+        self.image = Cache(lambda key: reader.frame(*key), cache_bytes)
 
     @property
     def kind(self) -> str:
