@@ -47,7 +47,7 @@ def on_devices(case, devices, count=STEPS, *, mapping="jit", accumulate=1):
     return pods.train(step, *case[1:3], count)
 
 
-def assert_same(one, other, count=STEPS, *, gradient=1e-5):
+def assert_same(one, other, count=STEPS):
     """Equal losses and gradients (1e-5 of their norm), and updates over all steps (5e-5 of theirs); pytest -s shows by how much."""
     assert jax.tree.map(np.shape, one.gradient) == jax.tree.map(np.shape, other.gradient)
     for name in one.figures[0]:
@@ -55,7 +55,7 @@ def assert_same(one, other, count=STEPS, *, gradient=1e-5):
     gradients = {name: tiny.relative(one.gradient[name], other.gradient[name]) for name in ("clamp", "policy")}
     update = tiny.relative(one.update, other.update) if count == STEPS else 0.0
     print(f"gradient {max(gradients.values()):.1e}, update {update:.1e}, loss {other.figures[0]['loss'] / one.figures[0]['loss'] - 1:.1e}")
-    assert max(gradients.values()) <= gradient, gradients
+    assert max(gradients.values()) <= 1e-5, gradients
     assert update <= 5e-5
 
 
@@ -98,8 +98,7 @@ def test_what_two_processes_saved_is_restored_on_another_number_of_devices(case,
 
 def test_accumulation_gives_the_numbers_of_the_whole_batch(case, one):
     """In four parts of one row each, on four devices: negatives are all rows still."""
-    # matrix products of one row are summed in another order than those of many: 3.7e-7 on one processor, 1.2e-5 on another
-    assert_same(one, on_devices(case, 4, accumulate=4), gradient=3e-5)
+    assert_same(one, on_devices(case, 4, accumulate=4))
 
 
 def test_pmap_gives_the_numbers_of_one_device(case, one):

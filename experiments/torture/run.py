@@ -32,6 +32,8 @@ SMALLER = (
     ("camera_width", SIZE),
     ("policy.resnet.blocks", (1,)),
     ("policy.resnet.channels", (8,)),
+    # of one patch an image: a norm over the two numbers of a group makes of a rounding of their difference a hundred times as much
+    ("policy.resnet.groups", 1),
     ("draws", 2),
     ("clamp.text.transformer.depth", 0),
     ("clamp.action.transformer.depth", 0),
