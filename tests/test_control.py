@@ -329,3 +329,29 @@ def test_holds_are_logged_with_their_cause_and_their_end(robot, caplog):
             controller.tick()
     told = [record.getMessage() for record in caplog.records if record.name == "clamp_jax.deploy.control"]
     assert told == ["hold: start", "hold ends", "hold: no chunk", "hold ends"]
+
+
+def test_after_missed_deadlines_the_arm_is_brought_up_to_speed_anew():
+    """It has stood at its last goal meanwhile: going on at full speed would be a leap."""
+    robot, planner = ToyRobot(), ToyPlanner(1)
+    planner.chunk = lambda asked: chunk(*(0.05 * (np.arange(50) + asked)))  # 2.5 rad/s
+    controller = Controller(robot, planner, Safety(robot.limits))
+    controller.run(24 / 50, clock=ToyClock(planner, {12: 0.061}))
+    steps = np.diff(np.array(robot.sent)[:, 0])
+    first = len(robot.sent) - 9  # of the commands after the three that were missed
+    assert steps[first - 2] > 0.04  # at speed before
+    assert steps[first - 1] == pytest.approx(60 / 50 / 50, abs=1e-6)
+
+
+def test_a_time_out_does_not_count_as_a_latency(robot):
+    planner = ToyPlanner(3)
+    controller = Controller(robot, planner, Safety(robot.limits), Settings(execution="realtime"))
+    for planner.now in range(100):
+        planner.error = "Unavailable: lost" if 30 < planner.now < 60 else ""
+        controller.tick()
+    assert controller.report().failures and set(controller.report().latencies_ms) == {60.0}
+
+
+def test_a_safety_layer_of_another_rate_is_refused(robot):
+    with pytest.raises(ValueError, match="the loop runs at 25 Hz, safety's period is 0.02 s"):
+        Controller(robot, ToyPlanner(), Safety(robot.limits), Settings(hz=25))

@@ -274,6 +274,13 @@ def test_a_request_that_makes_the_policy_fail_does_not_fail_those_beside_it():
         assert "internal error" in replies[1] and "nine" not in replies[1]
 
 
+def test_a_policy_that_gives_too_few_chunks_is_an_error_and_nobody_waits_for_ever():
+    batcher = Batcher(lambda inputs: {"actions": np.zeros((len(inputs["seed"]) - 1, 50, 14), np.float32)}, lambda row: row)
+    with pytest.raises(RuntimeError, match="0 chunks for a batch of 1"):
+        batcher.submit({"seed": np.zeros(1)}).result(WAIT_S)
+    batcher.close()
+
+
 def test_a_request_whose_deadline_passes_in_the_queue_is_not_run_and_the_connection_stays():
     gate = Gate()
     policy = deployed.StubPolicy(gate)
@@ -343,13 +350,10 @@ def test_what_is_served_is_told_and_metrics_need_the_key():
 def test_frozen_actions_are_refused_where_the_artifact_has_none_or_they_are_none():
     spec = deployed.specification()
     rows = np.ones((3, 14), np.float32)
-    if "frozen_actions" not in spec["inputs"]:
-        with pytest.raises(ValueError, match="export it anew"):
-            request.check_request(deployed.message(frozen_actions=rows), spec)
-        spec["inputs"] |= {
-            "frozen_actions": {"shape": ["b", 50, 14], "dtype": "float32", "unit": "rad", "rule": "finite", "axes": ""},
-            "frozen_steps": {"shape": ["b"], "dtype": "int32", "unit": "-", "rule": "frozen", "axes": ""},
-        }
+    older = spec | {"inputs": {name: entry for name, entry in spec["inputs"].items() if not name.startswith("frozen")}}
+    with pytest.raises(ValueError, match="export it anew"):
+        request.check_request(deployed.message(frozen_actions=rows), older)
+    assert "frozen_steps" not in request.check_request(deployed.message(), older).inputs
     inputs = request.check_request(deployed.message(frozen_actions=rows), spec).inputs
     assert inputs["frozen_steps"] == [3] and inputs["frozen_actions"][0].sum() == 42
     assert request.check_request(deployed.message(), spec).inputs["frozen_steps"] == [0]

@@ -137,5 +137,8 @@ class Batcher:
         size = next(size for size in self._sizes if size >= len(jobs))
         rows = [job.inputs for job in jobs] + [jobs[-1].inputs] * (size - len(jobs))  # filled up with copies of the last
         inputs = rows[0] if size == 1 else {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return np.asarray(self._policy(inputs)["actions"])
+        actions = np.asarray(self._policy(inputs)["actions"])
+        if len(actions) != size:  # or somebody would wait for ever
+            raise RuntimeError(f"policy gave {len(actions)} chunks for a batch of {size}")
+        return actions
 

@@ -130,9 +130,12 @@ class Controller:
     """Executes chunks on a robot; `run` is the loop, `tick` one turn of it."""
 
     def __init__(self, robot: Robot, planner: Planner, safety: Safety, settings: Settings = Settings(), *, seed: int = 0):  # noqa: B008
-        """ValueError for an execution that is none."""
+        """ValueError for an execution that is none, and for a safety layer that counts in other periods than the loop."""
         if settings.execution not in EXECUTIONS:
             raise ValueError(f"execution is {settings.execution!r}; expected one of {', '.join(EXECUTIONS)}")
+        if not np.isclose(safety.period_s * settings.hz, 1):
+            rates = f"the loop runs at {settings.hz} Hz, safety's period is {safety.period_s} s"
+            raise ValueError(f"{rates}; pass Safety(limits, period_s={1 / settings.hz})")
         self._robot, self._planner, self._safety, self._settings, self._seed = robot, planner, safety, settings, seed
         self._chunks = EXECUTIONS[settings.execution]()
         self._lead = self._chunks.lead if settings.lead is None else settings.lead
@@ -165,6 +168,7 @@ class Controller:
         self._missed += ticks
         self._tick += ticks
         self._executed += ticks if self._chunks.left(self._executed) else 0
+        self._velocity = np.zeros(ACTION_DIM)  # the robot has kept its goal meanwhile: it has to be brought up to speed anew
         if self._missed == ticks or self._missed // LOG_MISSED > (self._missed - ticks) // LOG_MISSED:  # logging takes time too
             logger.warning("missed deadlines: %d so far, at tick %d", self._missed, self._tick)
 
@@ -203,12 +207,13 @@ class Controller:
         if outcome is None:
             return
         (asked_tick, executed), self._asked = self._asked, None
-        self._latencies_ms.append(1e3 * outcome.seconds)
         age_s = (self._tick - asked_tick) / self._settings.hz
         if outcome.error:
             self._failures[outcome.error[:120]] += 1
             self._ask_again = self._tick + self._settings.retry
-        elif age_s > self._settings.stale_s or not _usable(outcome.actions):
+            return
+        self._latencies_ms.append(1e3 * outcome.seconds)  # of replies: a time-out says nothing of how long they take
+        if age_s > self._settings.stale_s or not _usable(outcome.actions):
             self._discarded += 1
             logger.warning("reply thrown away: %s", f"{age_s:.2f} s old" if _usable(outcome.actions) else "no finite (50, 14)")
         elif executed + CHUNK > self._executed:

@@ -87,7 +87,7 @@ class Safety:
     def __init__(self, limits: Limits, *, period_s: float = 1 / CONTROL_HZ, margins: Margins = Margins()):  # noqa: B008 - immutable
         """`margins`: how near the arms may come to each other and to the table. ValueError for limits that limit nothing."""
         _check(limits)
-        self.limits, self._period_s = limits, period_s
+        self.limits, self.period_s = limits, period_s
         self._least_arms, self._least_table = _pair_margins(margins), np.where(capsules.HANDS, margins.hands_table, margins.table)
         self._periods = int(np.ceil((limits.velocity / limits.acceleration / period_s).max()))  # that braking takes at most
         self.counts: collections.Counter = collections.Counter()
@@ -150,7 +150,7 @@ class Safety:
 
     def _limited(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nearest commands that keep to the limits, which limit it was (0: none), and of which joint."""
-        limits, dt = self.limits, self._period_s
+        limits, dt = self.limits, self.period_s
         step = limits.acceleration * dt
         low, high = velocity - step, velocity + step  # acceleration has the last word: an arm that is found faster is slowed by it
         bounds = [
@@ -175,22 +175,22 @@ class Safety:
         With u = v / (a dt) and m = floor(u) it goes a dt^2 ((m + 1) u - m (m + 1) / 2); this is the inverse. A joint that is past
         its limit (a measured one, which sags) has to go back: negative.
         """
-        step = self.limits.acceleration * self._period_s
-        share = np.maximum(room, 0.0) / (step * self._period_s)
+        step = self.limits.acceleration * self.period_s
+        share = np.maximum(room, 0.0) / (step * self.period_s)
         whole = np.floor((np.sqrt(1 + 8 * share) - 1) / 2)
-        return np.where(room < 0, room / self._period_s, step * (share + whole * (whole + 1) / 2) / (whole + 1))
+        return np.where(room < 0, room / self.period_s, step * (share + whole * (whole + 1) / 2) / (whole + 1))
 
     def rest_after(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Where the joints (..., 14) come to rest when they brake from `last` at `velocity`."""
-        step = self.limits.acceleration * self._period_s
+        step = self.limits.acceleration * self.period_s
         units = np.abs(velocity) / step
         whole = np.maximum(np.ceil(units) - 1, 0)
-        return last + np.sign(velocity) * step * self._period_s * (whole * units - whole * (whole + 1) / 2)
+        return last + np.sign(velocity) * step * self.period_s * (whole * units - whole * (whole + 1) / 2)
 
     def brake(self, last: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """The command (14,) that slows the joints as fast as the limits let it: the first of a hold; `last` itself at rest."""
-        step = self.limits.acceleration * self._period_s
-        return last + np.sign(velocity) * np.maximum(np.abs(velocity) - step, 0.0) * self._period_s
+        step = self.limits.acceleration * self.period_s
+        return last + np.sign(velocity) * np.maximum(np.abs(velocity) - step, 0.0) * self.period_s
 
     def _too_near(self, commands: np.ndarray, last: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Whether parts would be nearer than their margin, and nearer than before, at a command or while braking after it.
@@ -200,7 +200,7 @@ class Safety:
         speed parts came 12 mm nearer there than at either end; `experiments.torture` measures what is left.
         """
         cause, where = np.zeros(len(commands), int), np.zeros(len(commands), int)
-        path = np.concatenate([[(last + commands) / 2, commands], self._braking(commands, (commands - last) / self._period_s)])
+        path = np.concatenate([[(last + commands) / 2, commands], self._braking(commands, (commands - last) / self.period_s)])
         after = capsules.axes_world(capsules.link_poses(path))
         pairs = np.nonzero((capsules.arm_clearance_bound(after) < self._least_arms).any(0))  # row, left part, right part
         heights = capsules.table_clearance(after) - self._least_table
@@ -224,7 +224,7 @@ class Safety:
         path = []
         for _ in range(self._periods):
             now = self.brake(last, velocity)
-            velocity, last = (now - last) / self._period_s, now
+            velocity, last = (now - last) / self.period_s, now
             path.append(now)
         return np.stack(path)
 
