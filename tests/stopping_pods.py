@@ -93,7 +93,7 @@ def one_process(index: int, port: int, folder: Path, steps: int) -> None:
     @jax.jit
     def product(state, batch):
         loss = jnp.mean(batch.states.joints) + 1
-        new = {"policy": {"w": state.params["policy"]["w"] * 0.9 + loss}}
+        new = {"policy": {"w": state.params["policy"]["w"] * 0.5 + loss}}
         return TrainState(state.step + 1, new, (), new), {"loss": loss, "gradient_norm": loss}
 
     def step(state, batch):

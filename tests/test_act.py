@@ -6,12 +6,25 @@ import numpy as np
 import pytest
 import tiny
 
-from clamp_jax import act, observe
+from clamp_jax import act, diffusion, observe
 from clamp_jax.data.transforms import normalise
 from clamp_jax.geometry.aloha import WORKING_RANGE
+from clamp_jax.networks import Networks
 from clamp_jax.structs import CHUNK, Frozen
 
 STEPS = 3
+# A policy that predicts noise begins with a division by sqrt(alpha_bar): 1e-3 in the debug schedule, which makes of another processor's
+# rounding a thousand times as much wherever nothing is clipped. This one begins at 0.3: the same formulas, and a tolerance that means them.
+FIRST = 0.1
+
+
+class Gentle(Networks):
+    """Networks whose sampler does not magnify roundings."""
+
+    @property
+    def schedule(self) -> diffusion.Schedule:
+        whole = super().schedule
+        return whole._replace(alpha_bar=jnp.maximum(whole.alpha_bar, FIRST))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +34,7 @@ def case(tmp_path_factory):
     batch = tiny.make_batches(tmp_path_factory.mktemp("data"), spec).batch_at(0)
     params = tiny.init(spec, batch).params
     noise = np.asarray(jax.random.normal(jax.random.key(1), (8, CHUNK, 14)))
-    return spec.networks, params, batch.images.observation, noise
+    return Gentle(*spec.networks), params, batch.images.observation, noise
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +71,7 @@ def test_actions_are_those_of_ddim_by_hand(case, actions):
         eps = (x - np.sqrt(alpha_bar[timestep]) * x0) / np.sqrt(1 - alpha_bar[timestep])
         x = np.sqrt(alpha_bar[after]) * x0 + np.sqrt(1 - alpha_bar[after]) * eps
     low, high = WORKING_RANGE.T
-    np.testing.assert_allclose(actions[2], (x + 1) / 2 * (high - low) + low, atol=2e-4)
+    np.testing.assert_allclose(actions[2], (x + 1) / 2 * (high - low) + low, atol=1e-5)
 
 
 def test_the_order_of_a_batch_does_not_matter(case, actions):
