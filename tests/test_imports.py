@@ -31,7 +31,8 @@ FORBIDDEN = {
     "sim.rollout": ["models", "steps", "deploy", "parallel", "checkpoint"],
     "deploy": ["sim", "steps", "parallel"],
 }
-PLAIN = ["deploy.client", "deploy.protocol", "deploy.safety", "deploy.calibration", "deploy.check"]  # run on a robot's computer without jax
+# Run on a robot's computer without jax.
+PLAIN = [f"deploy.{name}" for name in ("client", "protocol", "safety", "calibration", "check", "cell", "imaging", "robots.leaders")]
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "mujoco"}
 
 

@@ -17,6 +17,7 @@ class Frame(NamedTuple):
     time_s: float  # of the exposure, on this computer's monotonic clock
     intrinsics: np.ndarray  # (4,) fx, fy, cx, cy in pixels, pixel centres at +0.5
     distortion: np.ndarray  # (5,) k1, k2, p1, p2, k3 of Brown and Conrady, as OpenCV orders them
+    serial: str = ""  # the camera's own number
 
 
 @runtime_checkable

@@ -95,17 +95,17 @@ class RealSense:
         except RuntimeError as error:
             raise CameraLost(f"camera {name!r} (serial {serial}) does not start: {error}; {CURE}") from error
         self._pipelines[name] = pipeline
-        self._readers[name] = Reader(name, profile.get_device().first_depth_sensor().get_depth_scale())
+        self._readers[name] = Reader(name, profile.get_device().first_depth_sensor().get_depth_scale(), serial)
 
 
 class Reader:
     """Frames of librealsense as ours; knows how the camera's clock runs to this computer's."""
 
-    def __init__(self, name: str, depth_unit_m: float):
+    def __init__(self, name: str, depth_unit_m: float, serial: str = ""):
         """ValueError for a unit that is none: a D405's is 0.0001."""
         if not 0 < depth_unit_m < 0.1:
             raise ValueError(f"depth unit of camera {name!r} is {depth_unit_m}; expected metres a step, a D405's is 0.0001")
-        self._name, self._unit_m = name, depth_unit_m
+        self._name, self._unit_m, self._serial = name, depth_unit_m, serial
         self._then = time.monotonic()
         self._offset_s = np.inf  # this clock minus the camera's, at the quickest delivery so far
 
@@ -120,7 +120,7 @@ class Reader:
                 f"camera {self._name!r}: colour {rgb.shape[:2]} with {lens[0]} and depth {raw.shape} with {depth_lens[0]} are not of "
                 "the same pixels; a D405 aligns them when both streams have one size and rate"
             )
-        return Frame(rgb.copy(), raw.astype(np.float32) * np.float32(self._unit_m), self._host_time(colour), *lens)
+        return Frame(rgb.copy(), raw.astype(np.float32) * np.float32(self._unit_m), self._host_time(colour), *lens, self._serial)
 
     def _host_time(self, frame: Any) -> float:
         """The exposure on this computer's monotonic clock: what comes late was delivered late, not taken late."""
