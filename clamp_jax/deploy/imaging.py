@@ -19,7 +19,7 @@ class Grid(NamedTuple):
     """Where each pixel of a fitted image (h, w) is taken from: flat indices of the camera's image and of one more, empty pixel."""
 
     centre: np.ndarray  # (h, w)
-    parts: np.ndarray  # (h, w, s), what its area covers
+    parts: np.ndarray  # (s, h, w), what its area covers
     source: tuple[int, int]
     intrinsics: np.ndarray  # (4,) of the fitted image
 
@@ -30,7 +30,7 @@ def grid(camera: CalibratedCamera, size: tuple[int, int]) -> Grid:
     finer = tuple(-(-source[axis] // size[axis]) for axis in (0, 1))  # samples a pixel, along each axis
     intrinsics = scaled(camera.intrinsics, source, size)
     fine = _taken_from(camera, tuple(size[axis] * finer[axis] for axis in (0, 1)))
-    parts = fine.reshape(size[0], finer[0], size[1], finer[1]).transpose(0, 2, 1, 3).reshape(*size, -1)
+    parts = fine.reshape(size[0], finer[0], size[1], finer[1]).transpose(1, 3, 0, 2).reshape(-1, *size)
     return Grid(_taken_from(camera, size), parts, source, intrinsics)
 
 
@@ -49,8 +49,10 @@ def apply(taken: Grid, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
             raise CalibrationError(f"{name} is {shape[0]} x {shape[1]}, the camera was calibrated at {taken.source[0]} x {taken.source[1]}")
     rgb = np.concatenate([frame.rgb.reshape(-1, 3), np.zeros((1, 3), np.uint8)])
     depth_m = np.append(np.asarray(frame.depth_m, np.float32).reshape(-1), np.float32(0))
-    mean = rgb[taken.parts].mean(axis=2, dtype=np.float32)
-    return np.rint(mean).astype(np.uint8), depth_m[taken.centre]
+    total = np.zeros((*taken.centre.shape, 3), np.uint32)
+    for part in taken.parts:  # one after the other: a third of the time of all at once
+        total += np.take(rgb, part, axis=0)
+    return np.rint(total / np.float32(len(taken.parts))).astype(np.uint8), depth_m[taken.centre]
 
 
 class SizedCameras:

@@ -20,14 +20,10 @@ class SimulatedStation:
     """A Station of a hidden cell; `arms` False leaves the arms and the table out, which is a hundred times as fast."""
 
     def __init__(self, hidden: Hidden, seed: int, *, faults: Faults = Faults(), arms: bool = True):  # noqa: B008 - immutable
-        self._hidden, self._rng, self._faults = hidden, np.random.default_rng(seed), faults
+        self._rng, self._faults = np.random.default_rng(seed), faults
         self._joints, self._holder = HOME, ""
-        cameras = {
-            name: camera._replace(parent_from_camera=hidden.unknowns.cameras[name], distortion=hidden.optics[name].distortion)
-            for name, camera in nominal(*SIZE).cameras.items()
-        }
-        self.cell = CellCalibration(cameras, hidden.unknowns.bases)  # where all truly is
-        self._draw = Arms(self.cell) if arms else None
+        self._see = Painter(hidden, self._rng, arms=arms)
+        self.cell = self._see.cell
 
     def joints(self) -> np.ndarray:
         return measure_joints(self._joints[None], self._rng, self._faults)[0]
@@ -42,30 +38,48 @@ class SimulatedStation:
         """Nobody is here."""
 
     def frames(self) -> dict[str, Image]:
-        drawn = self._draw(self._joints) if self._draw else {}
-        return {name: self._image(name, drawn.get(name)) for name in self.cell.cameras}
+        return self._see(self._joints, self._holder)
 
-    def _image(self, name: str, drawn: tuple[np.ndarray, np.ndarray] | None) -> Image:
-        camera, rgb = self.cell.cameras[name], None
+
+class Painter:
+    """What the cameras of a hidden cell see of the boards, the arms and the table; `cell` is where all truly is."""
+
+    def __init__(self, hidden: Hidden, rng: np.random.Generator, *, size: tuple[int, int] = SIZE, arms: bool = True):
+        """Images of `size` (height, width), for which the hidden optics are."""
+        self._hidden, self._rng, self._size = hidden, rng, size
+        cameras = {
+            name: camera._replace(parent_from_camera=hidden.unknowns.cameras[name], distortion=hidden.optics[name].distortion)
+            for name, camera in nominal(*size).cameras.items()
+        }
+        self.cell = CellCalibration(cameras, hidden.unknowns.bases)
+        self._draw = Arms(self.cell, size) if arms else None
+
+    def __call__(self, joints: np.ndarray, holder: str) -> dict[str, Image]:
+        """By camera, at true joints (14,), the plate in the gripper of `holder` ("": nowhere)."""
+        drawn = self._draw(joints) if self._draw else {}
+        return {name: self._image(name, joints, holder, drawn.get(name)) for name in self.cell.cameras}
+
+    def _image(self, name: str, joints: np.ndarray, holder: str, drawn: tuple[np.ndarray, np.ndarray] | None) -> Image:
+        camera = self.cell.cameras[name]
         optics = camera.intrinsics, camera.distortion
         if drawn is None:
-            depth_m, rgb = np.zeros(SIZE), np.full((*SIZE, 3), BACKGROUND)
+            depth_m, rgb = np.zeros(self._size), np.full((*self._size, 3), BACKGROUND)
         else:
-            rgb, depth_m = (_through_lens(part, optics) for part in drawn)
-        camera_from_world = invert(world_from_camera(self.cell, name, self._joints))
+            rgb, depth_m = (through_lens(part, optics) for part in drawn)
+        camera_from_world = invert(world_from_camera(self.cell, name, joints))
         boards = [(TABLE, WORLD_FROM_TABLE)]
-        if self._holder:
-            gripper = (self.cell.world_from_base @ base_from_gripper(self._joints))[aloha.SIDES.index(self._holder)]
-            boards.append((HELD, gripper @ self._hidden.unknowns.held[self._holder]))
+        if holder:
+            gripper = (self.cell.world_from_base @ base_from_gripper(joints))[aloha.SIDES.index(holder)]
+            boards.append((HELD, gripper @ self._hidden.unknowns.held[holder]))
         for board, pose in boards:
-            grey = np.zeros(SIZE)
+            grey = np.zeros(self._size)
             shown = paint(grey, board, camera_from_world @ pose, optics, depth_m=depth_m)
             rgb[shown] = grey[shown][:, None]
         noisy = cv2.GaussianBlur(rgb, (0, 0), BLUR_PX) + GREY_NOISE * self._rng.normal(size=rgb.shape)
         return Image(np.clip(np.round(noisy), 0, 255).astype(np.uint8), *optics, serial=f"simulated-{name}")
 
 
-def _through_lens(image: np.ndarray, optics: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def through_lens(image: np.ndarray, optics: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """A pinhole's image (h, w) or (h, w, 3) as a lens with the same intrinsics shows it, by the nearest pixel."""
     rays = directions(pixel_centres(*image.shape[:2]), *optics)
     fx, fy, cx, cy = optics[0]
@@ -116,6 +130,6 @@ class Arms:
         from clamp_jax.structs import SceneState
 
         poses = np.asarray(geom_poses(SceneState(qpos, self._tree, self._geoms)), np.float64)
-        moved = self._cell.world_from_base @ invert(nominal(*SIZE).world_from_base)
+        moved = self._cell.world_from_base @ invert(nominal(1, 1).world_from_base)
         side = self._side[np.maximum(self._geoms.body, 0)]
         return np.where((side >= 0)[:, None, None], moved[np.maximum(side, 0)] @ poses, poses).astype(np.float32)

@@ -49,9 +49,9 @@ def _off(rng: np.random.Generator, metres: float = OFF_M, degrees: float = OFF_D
     return rigid(np.concatenate([turn, shift]))
 
 
-def hide(rng: np.random.Generator) -> Hidden:
-    """A cell that is not as drawn."""
-    cell = nominal(*SIZE)
+def hide(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> Hidden:
+    """A cell that is not as drawn, with images of `size` (height, width)."""
+    cell = nominal(*size)
     cameras = {name: camera.parent_from_camera @ _off(rng) for name, camera in cell.cameras.items()}
     held = {side: pose @ _off(rng, 0.01, 10.0) for side, pose in GRIPPER_FROM_HELD.items()}  # put there by hand
     optics = {name: Optics(camera.intrinsics, LENS * rng.uniform(0.5, 1.5), camera.mount) for name, camera in cell.cameras.items()}
