@@ -21,6 +21,7 @@ from clamp_jax.deploy.calibration import CellCalibration
 from clamp_jax.deploy.cameras import Frame
 from clamp_jax.deploy.cell import Connected, sized
 from clamp_jax.deploy.robots import RobotLost, emulator
+from clamp_jax.deploy.robots.arm import Motion
 from clamp_jax.deploy.robots.viperx import ViperX
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS
@@ -29,6 +30,7 @@ from experiments.cell_bus import SharedPlant
 START_S, ANSWER_S = 120.0, 5.0  # how long the cell's process may take to start, and to answer
 SIZE = (480, 848)  # of the cameras' images, as clamp_jax/deploy/cameras/realsense.py opens them
 DEPTH_UNIT_M = 1e-4  # a D405's
+MOTION = Motion(watchdog_s=2.0)  # a robot's is 0.5: its computer does not draw the images as well
 
 
 class World:
@@ -252,7 +254,7 @@ def stand_in(
     try:
         cameras = D405s(body, task, truth, preset=preset)
         seen, fields = sized(cameras, told, size)
-        with ViperX(body.ports, seen, fields) as robot:
+        with ViperX(body.ports, seen, fields, motion=MOTION) as robot:
             yield StandIn(Connected(robot, cameras, told, None), body)
     finally:
         body.close()

@@ -163,10 +163,10 @@ def test_a_slanted_and_a_half_seen_board_are_not_used(stops):
     good = next(s for s in trials.see(hidden, stops, rng) if s.camera == "overhead")
     optics = hidden.optics["overhead"]
     assert fault(good, optics) == ""
-    assert "20 of 40 corners" in fault(good._replace(ids=good.ids[:20], pixels=good.pixels[:20]), optics)
+    assert "12 of 24 corners" in fault(good._replace(ids=good.ids[:12], pixels=good.pixels[:12]), optics)
     pose = projection.rigid(np.array([np.radians(70), 0.0, 0.0, -0.18, -0.05, 0.8]))
     slanted = projection.project(projection.transform(pose, TABLE.corners), optics.intrinsics, optics.distortion)
-    assert "at a slant" in fault(good._replace(ids=np.arange(40), pixels=slanted), optics)
+    assert "at a slant" in fault(good._replace(ids=np.arange(24), pixels=slanted), optics)
 
 
 def test_planned_poses_are_clear_and_every_way_too(stops):
@@ -190,4 +190,4 @@ def test_the_table_board_lies_on_the_table_with_its_print_up():
 
 def test_a_sheet_is_as_large_as_it_says(tmp_path):
     text = write_sheet(TABLE, tmp_path / "table.svg").read_text()
-    assert 'width="380mm"' in text and '<rect x="10" y="10" width="40" height="5"/>' in text
+    assert 'width="384mm"' in text and '<rect x="10" y="10" width="52" height="6.5"/>' in text

@@ -16,6 +16,9 @@ from clamp_jax.geometry import aloha
 
 CELLS = 8  # a square is 8 cells wide: a marker 6, and one on either side; every edge of the print lies between cells
 _DICTIONARY = cv2.aruco.DICT_4X4_100
+# Columns below which an image is enlarged before the search. Ours, drawn images of 848 x 480 from 1 m: twice as many corners of the table
+# board are found, with half the error (0.13 px); at 1280 x 720 nothing is gained.
+_WIDE = 1000
 
 
 class Board(NamedTuple):
@@ -43,7 +46,7 @@ class Board(NamedTuple):
         return np.array([(0, 0, 0), (width, 0, 0), (width, height, 0), (0, height, 0)], float)
 
 
-TABLE = Board("table", (9, 6), 0.040, 0)  # 360 x 240 mm on A3; an overhead camera 1 m away sees 3 pixels a cell
+TABLE = Board("table", (7, 5), 0.052, 0)  # 364 x 260 mm on A3; an overhead camera 1 m away sees 2.7 pixels a cell, 2 are too few
 HELD = Board("held", (5, 4), 0.024, 50)  # 120 x 96 mm, on a plate with a tab for the fingers
 BOARDS = {board.name: board for board in (TABLE, HELD)}
 SHEET_M = 0.0008  # ours: the sheet and what it is glued to; the print lies so high over the table
@@ -115,10 +118,13 @@ def _runs(board: Board) -> list[tuple[int, int, int]]:
 def detect(image: np.ndarray, board: Board) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) and pixels (n, 2), centres at +0.5, of the board's corners in a grey or RGB uint8 image; n is 0 where it is not seen."""
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    finer = 2 if grey.shape[1] < _WIDE else 1
+    if finer > 1:
+        grey = cv2.resize(grey, None, fx=finer, fy=finer, interpolation=cv2.INTER_CUBIC)
     pixels, ids, _, _ = cv2.aruco.CharucoDetector(opencv(board)).detectBoard(grey)
     if ids is None or len(ids) == 0:
         return np.zeros(0, int), np.zeros((0, 2))
-    return np.asarray(ids).reshape(-1).astype(int), np.asarray(pixels, float).reshape(-1, 2) + INTEGER_CENTRES
+    return np.asarray(ids).reshape(-1).astype(int), (np.asarray(pixels, float).reshape(-1, 2) + INTEGER_CENTRES) / finer
 
 
 def paint(
@@ -132,11 +138,11 @@ def paint(
 ) -> np.ndarray:
     """The pixels (h, w) bool that show the board, painted into `image` (h, w) float grey as a camera with a lens would take them.
 
-    `optics` are intrinsics (4,) and distortion (5,). Each pixel is the mean of fine x fine rays; a white margin half a square wide.
+    `optics` are intrinsics (4,) and distortion (5,). Each pixel is the mean of fine x fine rays; a white margin a quarter of a square wide.
     With `depth_m` (h, w) only where nothing is nearer, and the board's depth is written into it.
     """
     height, width = image.shape
-    margin = board.square_m / 2
+    margin = board.square_m / 4
     outline = board.outline + np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)]) * margin
     rows, columns = _window(transform(camera_from_board, outline), optics, height, width)
     shown = np.zeros((height, width), bool)

@@ -19,11 +19,12 @@ from data_tools.calibrate.sightings import Optics, Sighting
 from data_tools.calibrate.solver import Solution, solve
 
 OFF_M, OFF_DEG = 0.03, 3.0  # at most
-SIZE = (720, 1280)
+SIZE = (480, 848)  # as the cameras are opened (clamp_jax/deploy/cameras/realsense.py)
 TICK = 2 * np.pi / 4096  # rad, of a ViperX's encoder
 BACKLASH = np.radians(0.25)  # rad, all of the play
 LOADED = np.array([False, True, True, False, True, False] * 2)  # joints that gravity leans to one side of their play
-CORNER_PX = 0.15  # scatter of a corner's coordinate; in drawn images with noise it is 0.05 to 0.1
+LEAST_CELL_PX = 1.9  # of a marker that is found, in drawn images
+CORNER_PX = 0.15  # scatter of a corner's coordinate; in drawn images with noise it is 0.12 to 0.14 from 1 m, less from near
 LENS = np.array([-0.05, 0.06, 5e-4, -3e-4, -0.02])
 
 
@@ -97,7 +98,7 @@ def _corners(camera_from_board: np.ndarray, board: str, optics: Optics) -> tuple
     facing = np.sum(points * camera_from_board[:3, 2], -1) / np.linalg.norm(points, axis=-1)
     pixels = project(points, optics.intrinsics, optics.distortion)
     cell_px = optics.intrinsics[0] * BOARDS[board].square_m / 8 / points[:, 2] * facing
-    good = (points[:, 2] > 0.07) & (cell_px > 2) & np.all((pixels > 8) & (pixels < np.array(SIZE[::-1]) - 8), -1)
+    good = (points[:, 2] > 0.07) & (cell_px > LEAST_CELL_PX) & np.all((pixels > 8) & (pixels < np.array(SIZE[::-1]) - 8), -1)
     ids = np.flatnonzero(good)
     return ids, pixels[ids]
 

@@ -1,0 +1,206 @@
+"""What people do in a real cell, done by scripts in its stand-in: calibrate it, put things back, demonstrate, count successes."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clamp_jax.deploy.calibration import CellCalibration, nominal
+from clamp_jax.deploy.client import Client
+from clamp_jax.deploy.projection import rigid
+from clamp_jax.deploy.robots import Robot
+from clamp_jax.deploy.robots.kept import Kept
+from clamp_jax.deploy.robots.viperx import ViperX
+from clamp_jax.deploy.safety import Safety
+from clamp_jax.structs import CONTROL_HZ
+from data_tools.calibrate import trials
+from data_tools.calibrate.__main__ import calibrate
+from data_tools.calibrate.simulated import Painter
+from data_tools.calibrate.station import RobotStation
+from experiments import run_robot, standin
+from experiments.standin import Body, StandIn
+
+EMPTY = "stack_blocks"  # a scene whose things can be put away
+AWAY_M = 2.0  # from the table's middle: where things are put that are in the way
+OFF_M = 0.03  # of a calibration that was left as it was
+TALK = 5  # ticks between two looks at whether a trial is won
+
+
+class Truth(NamedTuple):
+    """A cell that is not as drawn."""
+
+    cell: CellCalibration  # where its cameras are; the bases stand as drawn
+    hidden: trials.Hidden
+
+
+def hide(seed: int) -> Truth:
+    """Cameras up to 3 cm and 3 degrees away from the drawing, with lenses; bases as drawn, for the experts know no others."""
+    hidden = trials.hide(np.random.default_rng(seed), standin.SIZE)
+    hidden = hidden._replace(unknowns=hidden.unknowns._replace(bases=nominal(*standin.SIZE).world_from_base))
+    painter = Painter(hidden, np.random.default_rng(seed), size=standin.SIZE, arms=False)
+    cameras = {name: camera._replace(serial=f"standin-{name}") for name, camera in painter.cell.cameras.items()}
+    return Truth(painter.cell._replace(cameras=cameras), hidden)
+
+
+def left_off(cell: CellCalibration, seed: int, metres: float = OFF_M) -> CellCalibration:
+    """A calibration that says each camera `metres` from where it is, in a direction of its own."""
+    rng, cameras = np.random.default_rng([seed, 1]), {}
+    for name, camera in cell.cameras.items():
+        way = rng.normal(size=3)
+        shift = rigid(np.concatenate([np.zeros(3), metres * way / np.linalg.norm(way)]))
+        cameras[name] = camera._replace(parent_from_camera=camera.parent_from_camera @ shift)
+    return cell._replace(cameras=cameras)
+
+
+class BoardCameras:
+    """Cameras of an empty cell with the boards in it; `holder` is the arm that shows the plate."""
+
+    def __init__(self, body: Body, truth: Truth, seed: int):
+        self._body, self.holder = body, ""
+        self._see = Painter(truth.hidden, np.random.default_rng([seed, 2]), size=standin.SIZE)
+        self._serials = {name: camera.serial for name, camera in truth.cell.cameras.items()}
+
+    def frames(self) -> dict[str, Any]:
+        """By camera: what it sees now."""
+        seen = self._see(self._body.joints(), self.holder)
+        return {name: image._replace(serial=self._serials[name]) for name, image in seen.items()}
+
+
+class PlateStation(RobotStation):
+    """A station whose person is always there with the plate."""
+
+    def __init__(self, robot: Robot, cameras: BoardCameras):
+        super().__init__(robot, cameras, ask=lambda text: None)
+        self._boards = cameras
+
+    def hold(self, side: str) -> None:
+        """As asked for."""
+        super().hold(side)
+        self._boards.holder = side
+
+
+def find(truth: Truth, poses: int, seed: int) -> tuple[CellCalibration, Any, Any]:
+    """Calibrate the stand-in of a cell through its buses and cameras; the calibration, the solution and what was seen."""
+    body = Body(EMPTY)
+    try:
+        put_away(body)
+        cameras = BoardCameras(body, truth, seed)
+        cameras.frames()  # compiles before the servos' watchdogs are on
+        with ViperX(body.ports, motion=standin.MOTION) as arms, Kept(arms) as robot:
+            found = calibrate(PlateStation(robot, cameras), poses, seed=seed)
+            robot.rest()
+            return found
+    finally:
+        body.close()
+
+
+def put_away(body: Body) -> None:
+    """Take all things off the table."""
+    qpos = body.state()["qpos"].copy()
+    for number, start in enumerate(range(16, len(qpos), 7)):  # blocks are free bodies: place, then quaternion
+        qpos[start : start + 3] = AWAY_M, number, 0.0
+    body.put(qpos, 0)
+
+
+def home(robot: Robot, safety: Safety) -> None:
+    """Bring the arms to where episodes begin; RuntimeError where the way there is not safe."""
+    import time
+
+    from clamp_jax.deploy.robots import path_to
+    from clamp_jax.sim.rollout import HOME_ACTION
+
+    last, velocity = robot.joints(), np.zeros(14)
+    start = time.monotonic()
+    for tick, wanted in enumerate(path_to(np.asarray(HOME_ACTION, float), last)):
+        time.sleep(max(start + tick / CONTROL_HZ - time.monotonic(), 0.0))
+        verdict = safety.check(wanted, last, velocity)
+        if verdict.command is None:
+            raise RuntimeError(f"the way home is not safe: {verdict.cause} of {verdict.detail}")
+        robot.joints()
+        robot.command(verdict.command)
+        velocity, last = (verdict.command - last) * CONTROL_HZ, verdict.command
+    time.sleep(0.5)
+
+
+def begin(stand: StandIn, qpos: np.ndarray, variant: int) -> None:
+    """The arms home, the things where a trial begins."""
+    robot = stand.connected.robot
+    home(robot, Safety(robot.limits))
+    stand.body.put(qpos, variant)
+
+
+class Script:
+    """An expert's commands as a source of a recorder."""
+
+    def __init__(self, actions: np.ndarray):
+        self._actions = actions
+
+    def command(self, joints: np.ndarray, tick: int) -> np.ndarray | None:
+        """The command (14,) of a tick; None when there are no more."""
+        del joints
+        return np.asarray(self._actions[tick], float) if tick < len(self._actions) else None
+
+
+def scripts(task_name: str, seed: int) -> Iterator[tuple[np.ndarray, int, Script]]:
+    """(qpos, variant, script) of one reset after another for which the expert has a plan."""
+    import itertools
+
+    import jax
+
+    from clamp_jax.sim import experts, scene, tasks
+    from data_tools.generate import AFTER_SUCCESS
+
+    task, built = tasks.get(task_name), scene.build(task_name)
+    reset = jax.jit(task.reset)
+    for number in itertools.count(seed):
+        qpos, variant = (np.asarray(part) for part in reset(jax.random.key(number)))
+        with contextlib.suppress(experts.PlanError, experts.IKError):
+            actions = experts.plan(task, built, qpos, int(variant), number)
+            yield qpos, int(variant), Script(np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)]))
+
+
+class Trials(NamedTuple):
+    """How a policy is tried."""
+
+    task: str
+    count: int
+    seconds: float
+    seed: int
+
+
+def drive(stand: StandIn, url: str, how: Trials, tell: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, Any]:
+    """Try a served policy from the initial states of evaluation; {"successes", "trials", "won", "missed_deadlines", "held"}."""
+    from clamp_jax.sim import rollout, tasks
+
+    task = tasks.get(how.task)
+    starts = rollout.initial_states(task, how.count, how.seed)
+    won, reports = [], []
+    with Client(url) as client:
+        client.connect(run_robot.CONNECT_S)
+        for number, (qpos, variant) in enumerate(zip(starts.qpos, starts.variant, strict=True)):
+            begin(stand, qpos, int(variant))
+            success, report = trial(stand, client, how, number)
+            won.append(success)
+            reports.append(report)
+            tell(number + 1, how.count, f"{sum(won)} won")
+    held = sum(ticks for report in reports for ticks in report.held.values())
+    missed = sum(report.missed_deadlines for report in reports)
+    ticks = sum(report.ticks for report in reports)
+    return {"successes": sum(won), "trials": len(won), "won": won, "ticks": ticks, "missed_deadlines": missed, "held_ticks": held}
+
+
+def trial(stand: StandIn, client: Client, how: Trials, number: int) -> tuple[bool, Any]:
+    """One trial, ended when it is won or its time is over."""
+    episode = run_robot.Episode(how.task, how.seconds, how.seed + number)
+    looked = {"ticks": 0, "won": False}
+
+    def over() -> bool:
+        looked["ticks"] += 1
+        if looked["ticks"] % TALK == 0:
+            looked["won"] = stand.body.state()["success"]
+        return looked["won"]
+
+    times: list[float] = []
+    report = run_robot.drive(stand.connected.robot, run_robot.planner(stand.connected.robot, client, times), episode, stop=over)
+    return bool(looked["won"] or stand.body.state()["success"]), report
