@@ -3,6 +3,7 @@
 python -m data_tools.view runs/data/drawer_open --episode 0,3      # drawer_open-0.png, drawer_open-0.mp4, ... in runs/view
 python -m data_tools.view runs/data                                # of each data set in the folder
 python -m data_tools.view runs/data/drawer_open --3d               # needs the extra viz3d
+python -m data_tools.view runs/mug/episodes/000007.episode         # one recorded episode
 """
 
 import argparse
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 from clamp_jax.data.folders import META
 from clamp_jax.data.pipeline import Dataset, open_dataset
 from data_tools import view_3d, view_panels
+from data_tools.record.files import DROPPED, EPISODE, EpisodeFile
 from data_tools.view_episode import Sight
 
 BEGUN = "generation.json"  # in the folder of a data set that data_tools.generate has not finished
@@ -32,7 +34,7 @@ def find(folder: Path) -> list[Path]:
     Raises ValueError where there is none.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give a data set's, or one that holds data sets")
+        raise ValueError(f"{folder} is not a folder; give a data set's, one that holds data sets, or a recorded {EPISODE} file")
     if (folder / META).exists():
         return [folder]
     if _is_begun(folder):
@@ -52,6 +54,13 @@ _CURE = "the command that began it goes on with it"
 
 def _is_begun(folder: Path) -> bool:
     return not (folder / META).exists() and ((folder / BEGUN).exists() or any(folder.glob("*.array_record*")))
+
+
+def open_all(path: Path) -> list[Dataset]:
+    """The data sets of a folder (see `find`), or the single recorded episode that a file holds; ValueError where there is none."""
+    if path.is_file() and path.suffix in (EPISODE, DROPPED):
+        return [Dataset(EpisodeFile(path), [0])]
+    return [open_dataset(folder) for folder in find(path)]
 
 
 def names_of(datasets: Sequence[Dataset]) -> list[str]:
@@ -126,7 +135,7 @@ def _port(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("data", type=Path, metavar="DIR", help="a data set of either kind, or a folder of data sets")
+    made.add_argument("data", type=Path, metavar="DIR", help="a data set, a folder of data sets, or a recorded episode's file")
     made.add_argument("--episode", type=_episodes, default=[0], metavar="N[,M..]", help="which episodes, from 0")
     made.add_argument("--out", type=Path, default=Path("runs/view"), help="folder for <task>-<episode>.png and .mp4 (default: runs/view)")
     made.add_argument("--frames", type=_positive, default=4, help="ticks that a sheet shows")
@@ -141,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(arguments)
     try:
-        datasets = [open_dataset(folder) for folder in find(args.data)]
+        datasets = open_all(args.data)
         pairs = zip(names_of(datasets), datasets, strict=True)
         sights = [(name, Sight(dataset, episode, args.size)) for name, dataset in pairs for episode in args.episode]
         if args.in_3d:

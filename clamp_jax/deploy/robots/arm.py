@@ -37,7 +37,7 @@ class Arm:
         self._line = Line(path, side, names, patience_s=motion.patience_s)
         self._range: dict[int, tuple[int, int]] = {}
         self._goals: dict[int, int] = {}
-        self._turn = 0
+        self._turn, self._limp = 0, False
         try:
             self._check_all()
             self.take_hold()
@@ -53,7 +53,12 @@ class Arm:
         return _joints(ticks)
 
     def command(self, action: Sequence[float]) -> None:
-        """Set the goal (7,); one packet. What lies outside the servos' limits stops at them; nothing is sent that is not finite."""
+        """Set the goal (7,); one packet. What lies outside the servos' limits stops at them; nothing is sent that is not finite.
+
+        ValueError for an arm that was released.
+        """
+        if self._limp:
+            raise ValueError(f"the {self.side} arm has no torque: it takes commands after take_hold() alone")
         self._send(self._to_goals(action))
 
     def hold(self, measured: Sequence[float], tracking_rad: float) -> None:
@@ -83,6 +88,7 @@ class Arm:
                     cause = f"register {register.address} is {_field(health, register)} after {value} was written"
                     raise BusFault(self._line.name(identity), cause, "switch the arm's power off and on")
         self._goals = {servo.id: _field(found[servo.id], reg.GOAL_POSITION) for servo in LEADERS}  # set anew with the torque
+        self._limp = False
 
     def _check_goals(self) -> None:
         """BusFault when a joint would leap as its torque comes on: misread, or pushed far outside its limits by hand."""
@@ -94,6 +100,7 @@ class Arm:
 
     def release(self) -> None:
         """Torque off: what is not at rest falls."""
+        self._limp = True
         for servo in LEADERS:
             self._line.write(servo.id, reg.WATCHDOG, 0)
             self._line.write(servo.id, reg.TORQUE, 0)
@@ -135,6 +142,8 @@ class Arm:
         name, leader = self._line.name(servo.id), servo.follows or servo.id
         if bits := _field(data, reg.HARDWARE_ERROR):
             raise hardware_fault(name, bits)
+        if self._limp:  # without torque there is no goal to keep
+            return
         if _field(data, reg.WATCHDOG) == reg.TRIPPED:
             cause = f"its watchdog has tripped: nothing came for {self._motion.watchdog_s:g} s"
             raise BusFault(name, cause, "see what kept the control loop from running, then connect anew")

@@ -4,7 +4,8 @@
 
 A fault of any kind ends in a hold of both arms and in an error that names joint and cause; nothing is commanded after it until
 somebody has looked and connects anew. Should this program fall silent, the servos' own watchdogs stop them. Torque is taken away
-by `close`, and only from an arm that `rest` has brought to the sleep pose: an arm without torque falls.
+by `close`, and only from an arm that `rest` has brought to the sleep pose, and by `let_go` while people hold the arms: an arm without
+torque falls.
 Not yet run on hardware: tried on an emulated bus (emulator.py) alone.
 """
 
@@ -103,6 +104,19 @@ class ViperX:
             self.joints()
             self.command(goal)
         self._settle()
+
+    def let_go(self, *, held: bool) -> None:
+        """Torque off, for a person who holds both arms and moves them; `joints` goes on, `command` is refused until `take_hold`.
+
+        held: whether somebody has confirmed, just now, that both arms are held: they fall. ValueError when not; BusFault.
+        """
+        if held is not True:
+            raise ValueError(f"held is {held!r}: an arm without torque falls; hold both, then pass held=True")
+        self._do(lambda: [arm.release() for arm in self._arms])
+
+    def take_hold(self) -> None:
+        """Torque on where the arms are, as after connecting; BusFault."""
+        self._do(self._take_hold)
 
     def close(self) -> None:
         """Torque off where the arms are at rest, and the ports back; elsewhere the servos go on holding."""
