@@ -61,12 +61,13 @@ def stretched(episode: Episode, speed: float) -> Motion:
 
 def tell_judgement(verdicts: Sequence[Verdict], tell: Callable[[str], None]) -> bool:
     """Say what the safety layer makes of commands; whether it lets all of them through, as they are or clamped."""
-    counts = collections.Counter(f"{verdict.band} {verdict.cause}".strip() for verdict in verdicts)
+    names = [f"{verdict.band} {verdict.cause}".strip() for verdict in verdicts]
+    counts = collections.Counter(names)
     tell(f"{len(verdicts)} commands: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
-    for number, verdict in enumerate(verdicts):
-        if verdict.band != PASS:
-            tell(f"the first at {number / CONTROL_HZ:.2f} s: {verdict.band}, {verdict.cause} of {verdict.detail}")
-            break
+    for name in counts:
+        first = names.index(name)
+        if name != PASS:
+            tell(f"{name}: first at {first / CONTROL_HZ:.2f} s, of {verdicts[first].detail}")
     return not any(verdict.band == REJECT for verdict in verdicts)
 
 
@@ -80,7 +81,7 @@ def replay(
     clock, start = clock or Clock(), np.asarray(robot.joints(), np.float64)
     commands = way(Safety(robot.limits), motion.joints[0], start)
     if not tell_judgement(judged(Safety(robot.limits), motion.actions, motion.joints[0]), tell):
-        raise UnsafeWay("the episode is not replayed: the safety layer would reject what it says; see the line before")
+        raise UnsafeWay("the episode is not replayed: the safety layer would reject some of its actions, as said before")
     tell(f"to the first pose in {len(commands) / CONTROL_HZ:.1f} s, then {len(motion.actions) / CONTROL_HZ:.1f} s")
     if not go(robot, commands, clock=clock, stop=stop):
         return Outcome(np.zeros(ACTION_DIM), 0, "stopped on the way to the first pose")

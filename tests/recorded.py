@@ -8,6 +8,7 @@ import numpy as np
 from clamp_jax.deploy import calibration
 from clamp_jax.deploy.cameras import Frame
 from clamp_jax.deploy.cell import Connected
+from clamp_jax.deploy.control import Clock
 from clamp_jax.deploy.safety import aloha_limits
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS
@@ -16,6 +17,20 @@ from data_tools.record.loop import Settings
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
 SIZE = (6, 8)
 CALIBRATION = calibration.nominal(*SIZE)
+
+
+class Patient(Clock):
+    """Stands still while the machine is late: whoever waits is never late by more than a millisecond or two."""
+
+    def __init__(self):
+        self._late_s = 0.0
+
+    def now(self):
+        return time.monotonic() - self._late_s
+
+    def wait_until(self, moment):
+        super().wait_until(moment)
+        self._late_s += max(self.now() - moment - 0.001, 0.0)
 
 
 class FakeRobot:
@@ -51,12 +66,13 @@ class FakeRobot:
 class FakeCameras:
     """`fps` frames a second, of brightness and depth that count them; `at(name, number, time)` may change the time or raise."""
 
-    def __init__(self, fps=30.0, size=SIZE, names=CAMERAS):
-        self.size, self.names, self._fps, self._start = size, names, fps, time.monotonic()
+    def __init__(self, fps=30.0, size=SIZE, names=CAMERAS, *, clock=None):
+        self.size, self.names, self._fps, self.clock = size, names, fps, clock or Clock()
+        self._start = self.clock.now()
         self.at = lambda name, number, time_s: time_s
 
     def frames(self):
-        number = int((time.monotonic() - self._start) * self._fps)
+        number = int((self.clock.now() - self._start) * self._fps)
         time_s = self._start + number / self._fps
         return {name: self._frame(name, number, self.at(name, number, time_s)) for name in self.names}
 
@@ -81,16 +97,15 @@ class Wave:
 
 
 class Pressed:
-    """Keys by the number of the look at which they are pressed."""
+    """Keys one after the other, one a look."""
 
     attended = True
 
-    def __init__(self, keys=(), **at):
-        self.keys, self.looks, self.at = list(keys), 0, {int(name[1:]): key for name, key in at.items()}
+    def __init__(self, keys=()):
+        self.keys = list(keys)
 
     def take(self):
-        self.looks += 1
-        return self.at.get(self.looks, "") if self.at else self.keys.pop(0) if self.keys else ""
+        return self.keys.pop(0) if self.keys else ""
 
     def clear(self):
         pass
