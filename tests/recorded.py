@@ -5,14 +5,15 @@ import time
 
 import numpy as np
 
-from clamp_jax.deploy import calibration
-from clamp_jax.deploy.cameras import Frame
+from clamp_jax.data.records import Frame, round_depth
+from clamp_jax.deploy import calibration, cameras
 from clamp_jax.deploy.cell import Connected
 from clamp_jax.deploy.control import Clock
 from clamp_jax.deploy.safety import aloha_limits
 from clamp_jax.geometry import aloha
-from clamp_jax.structs import CAMERAS
-from data_tools.record.loop import Settings
+from clamp_jax.structs import CAMERAS, Calibration
+from data_tools.record.files import EpisodeWriter
+from data_tools.record.loop import Settings, head_of
 
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
 SIZE = (6, 8)
@@ -79,7 +80,7 @@ class FakeCameras:
     def _frame(self, name, number, time_s):
         rgb = np.full((*self.size, 3), number % 256, np.uint8)
         depth_m = np.full(self.size, 0.5 + 1e-4 * (number % 1000) + 3e-5, np.float32)  # 0.03 mm beside a stored depth
-        return Frame(rgb, depth_m, time_s, CALIBRATION.cameras[name].intrinsics, np.zeros(5))
+        return cameras.Frame(rgb, depth_m, time_s, CALIBRATION.cameras[name].intrinsics, np.zeros(5))
 
 
 class Wave:
@@ -114,6 +115,19 @@ class Pressed:
 def settings(**changed):
     """Of short episodes of small images."""
     return Settings("reach", "reach out", CALIBRATION, seconds=2.0, size=SIZE, images_hz=20.0)._replace(**changed)
+
+
+def written(folder, actions, frames=1):
+    """An episode's file of these actions (t, 14), of arms that follow exactly, with so many images from its start on."""
+    writer = EpisodeWriter(folder / "000000.episode", head_of(settings(), 0))
+    for tick, action in enumerate(actions):
+        writer.tick(tick, 0.02 * tick, 0.02 * tick, action, action, np.zeros((0, 3)))
+    values, random = calibration.fields(CALIBRATION, SIZE), np.random.default_rng(0)
+    told = Calibration(values.intrinsics, values.parent_from_camera, values.mount, values.world_from_base)
+    for tick in range(frames):
+        rgb, depth_m = random.integers(0, 256, (len(CAMERAS), *SIZE, 3), np.uint8), random.uniform(0.3, 1.0, (len(CAMERAS), *SIZE))
+        writer.frame(np.full(len(CAMERAS), 0.02 * tick), Frame(tick, rgb, round_depth(depth_m), told))
+    return writer.finish({"ended": "source", "frames": list(range(frames))})
 
 
 class Person:

@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import recorded
 import synthetic
 
 from clamp_jax import observe
@@ -13,6 +14,7 @@ from clamp_jax.data.pipeline import open_dataset
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.structs import CAMERAS
 from data_tools import generate, view, view_episode, view_panels
+from data_tools.record import packing
 from experiments import pictures
 
 SIZE = 8
@@ -75,6 +77,20 @@ def test_a_tick_shows_the_newest_picture_that_was_taken_by_then(folder, views_by
     sight.numbers = sight.numbers._replace(ticks=np.array([5, 20, 40]))
     assert sight.frame_of(0) == 0, "before the first picture there is no other"
     assert [sight.prompt(tick).rsplit(" ", 1)[1] for tick in (0, 59)] == ["0", "99"]
+
+
+def test_a_recorded_episode_is_seen_as_its_data_set_is(views_by_hand, tmp_path):
+    (tmp_path / "episodes").mkdir()
+    path = recorded.written(tmp_path / "episodes", np.tile(recorded.HOME, (10, 1)), frames=4)
+    alone, packed = (view_episode.Sight(view.open_all(each)[0], 0, SIZE) for each in (path, packing.pack(tmp_path)))
+    for one, other in zip(alone.spread(3), packed.spread(3), strict=True):
+        assert (one.tick, one.prompt) == (other.tick, other.prompt)
+        jax.tree.map(np.testing.assert_array_equal, one.observation, other.observation)
+    _run(path, "--out", tmp_path / "out", "--no-film", "--frames", "2")
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["reach-0.png"]
+    with pytest.raises(SystemExit, match="view: .* is damaged"):
+        path.write_bytes(path.read_bytes()[:-1])
+        _run(path)
 
 
 def test_a_screen_is_given_the_light_that_was_computed():

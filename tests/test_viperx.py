@@ -119,6 +119,30 @@ def test_rest_ends_in_the_sleep_pose_and_only_there_the_torque_goes():
         assert not any(servo.get(reg.TORQUE) for bus in buses for servo in bus.servos.values())
 
 
+def test_arms_are_let_go_after_a_confirmation_alone_and_take_hold_where_they_were_moved():
+    with torture.cell() as (buses, robot):
+        servos = [servo for bus in buses.values() for servo in bus.servos.values()]
+        robot.command(robot.joints())
+        with pytest.raises(ValueError, match="hold both, then pass held=True"):
+            robot.let_go(held=False)
+        assert all(servo.get(reg.TORQUE) for servo in servos)
+        robot.let_go(held=True)
+        assert not any(servo.get(reg.TORQUE) for servo in servos)
+        with pytest.raises(ValueError, match="left arm has no torque"):
+            robot.command(HOME)
+        for bus in buses.values():
+            with bus.lock:
+                bus.plant._at[0] += 0.2  # a hand turns both waists
+        for _ in range(12):  # looks after every servo: no goal is missed, no watchdog trips
+            torture.time.sleep(0.02)
+            moved = robot.joints()
+        np.testing.assert_allclose(moved[[0, 7]], HOME[[0, 7]] + 0.2, atol=0.01)
+        robot.take_hold()
+        assert all(servo.get(reg.TORQUE) for servo in servos)
+        robot.command(moved)
+        np.testing.assert_allclose(robot.joints(), moved, atol=0.01)
+
+
 def test_it_sees_with_the_cameras_that_it_is_given(cell):
     with pytest.raises(RobotLost, match="without cameras"):
         cell.robot.observe()

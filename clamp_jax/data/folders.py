@@ -8,7 +8,7 @@ one record an image frame: whoever needs numbers alone (statistics, chunks of ac
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -209,6 +209,25 @@ def damages(directory: str | Path) -> list[str]:
     except (ValueError, OSError) as error:
         return [str(error)]
     return list(shard_damages(directory, shards["episodes"] + shards["frames"]))
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What a data set's trajectories are read by: a Reader, or whatever has them lying otherwise."""
+
+    directory: Path
+    kind: str
+    task: str
+    meta: dict[str, Any]
+    ticks: np.ndarray  # (episodes,) int32
+    frames: np.ndarray  # (episodes,) int32; empty for state
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Episode: ...
+
+    def frame(self, episode: int, number: int) -> Frame: ...
 
 
 class Reader:

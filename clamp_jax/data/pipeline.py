@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from clamp_jax.data.caches import Cache
-from clamp_jax.data.folders import Reader
+from clamp_jax.data.folders import Readable, Reader
 from clamp_jax.data.prompts import WORKSPACE_HIGH, WORKSPACE_LOW, Tokenize, fitting_prompt, object_order
 from clamp_jax.data.records import Episode
 from clamp_jax.data.transforms import SIZES, Sizes, future_chunk, pad_geoms, pad_qpos, pad_tree, past_chunk
@@ -48,7 +48,7 @@ def split(count: int, held_out: Real) -> tuple[np.ndarray, np.ndarray]:
 class Dataset:
     """Some trajectories of a data set and their weight in a mixture; decoded ones are kept in memory, bounded."""
 
-    def __init__(self, reader: Reader, episodes: Sequence[int] | np.ndarray, *, weight: Real = 1.0, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, reader: Readable, episodes: Sequence[int] | np.ndarray, *, weight: Real = 1.0, cache_bytes: int = CACHE_BYTES):
         self.reader, self.episodes, self.weight = reader, np.asarray(episodes, np.int64), weight
         if len(self.episodes) == 0:
             raise ValueError(f"{reader.directory}: no trajectory is left; choose another part or fraction")
