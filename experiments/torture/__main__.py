@@ -8,12 +8,14 @@
     python -m experiments.torture --bus 100 --json bus.json
     python -m experiments.torture --commands 1000000 --json commands.json
     python -m experiments.torture --demonstrations 20 --json demonstrations.json
+    python -m experiments.torture --recorder 50 --json recorder.json
 
 --kills: SIGKILL at random moments and inside saves; --memory: the process over 200 saves and 2,000 steps; --damage: bits,
 truncations and deletions over a checkpoint and an artifact; --fuzz: messages to a policy server; --chaos: faults of server
 and network under a running robot; --bus: faults of servos, cables and power under two emulated arms;
 --commands: sequences of ten commands through the safety layer; --demonstrations: how much of the
-experts' commands it leaves alone, so many episodes a task.
+experts' commands it leaves alone, so many episodes a task; --recorder: SIGKILL at random moments of a recording, and while an
+episode is being finished.
 Leaves with 0 when all held, with 1 when not.
 """
 
@@ -32,7 +34,7 @@ if __name__ == "__main__":
 from absl import logging
 
 from experiments.stages import write_json
-from experiments.torture import bus, chaos, commands, damage, demonstrations, fuzz, kills, memory, run
+from experiments.torture import bus, chaos, commands, damage, demonstrations, fuzz, kills, memory, recorder, run
 
 
 def main() -> int:
@@ -46,6 +48,7 @@ def main() -> int:
     parser.add_argument("--bus", type=int, default=0, help="how many faults two emulated arms are given")
     parser.add_argument("--commands", type=int, default=0, help="how many sequences of commands the safety layer is asked for")
     parser.add_argument("--demonstrations", type=int, default=0, help="how many of each task's go through the safety layer")
+    parser.add_argument("--recorder", type=int, default=0, help="how many times a recording is killed")
     parser.add_argument("--variant", default="clamp", help="of stage (i), for --kills")
     parser.add_argument("--steps", type=int, default=60, help="of a killed run")
     parser.add_argument("--save-every", type=int, default=5, help="steps of a killed run")
@@ -59,6 +62,8 @@ def main() -> int:
         if args.kills:
             plan = run.Plan(Path(folder), args.steps, args.save_every, args.variant)
             found["kills"] = kills.torture(plan, args.kills, seed=args.seed, limit_s=args.limit_s)  # first: it forks
+        if args.recorder:
+            found["recorder"] = recorder.torture(_made(Path(folder) / "recorder"), args.recorder, seed=args.seed)  # it forks too
         if args.damage:
             found["damage"] = damage.torture(Path(folder) / "damage", args.damage, seed=args.seed)
         if args.fuzz:
