@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from recorded import CALIBRATION, HOME, SIZE, FakeCameras, FakeRobot, Patient, Person, Pressed, Wave, settings
 
 from clamp_jax.data.folders import Reader
-from clamp_jax.data.records import check_episode, round_depth
+from clamp_jax.data.records import check_episode, encode, encode_frame, frames_of, round_depth
 from clamp_jax.deploy.cameras import CameraLost
 from clamp_jax.deploy.control import Clock
 from clamp_jax.deploy.robots import RobotLost
 from clamp_jax.structs import CAMERAS
 from data_tools.record import files, keys, packing, sources, store
 from data_tools.record.__main__ import main, parse
-from data_tools.record.loop import OVER, TIME, record_episode
+from data_tools.record.loop import OVER, TIME, head_of, record_episode
 from data_tools.record.session import Session
 from data_tools.record.stream import RecordingStopped
 
@@ -253,24 +254,29 @@ def test_a_finished_episode_is_never_written_over(taken):
 
 @pytest.fixture
 def disk(tmp_path):
-    """An empty file system of 1 MB in memory."""
+    """An empty file system of 2 MB in memory."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True)
+    tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"needs the right to mount a small tmpfs (root has it): {tried.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_the_episode_in_words_and_the_next_goes_on_when_there_is_room(disk):
-    record(disk, Wave(20), number=0)
-    filler = disk / "of_somebody_else"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+def fill(folder, free):
+    """A file that leaves so many bytes of a file system free."""
+    path = folder / "of_somebody_else"
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
             file.write(bytes(4096))
-    os.truncate(filler, filler.stat().st_size - 16384)
-    robot = FakeRobot()
+    os.truncate(path, path.stat().st_size - free)
+    return path
+
+
+def test_a_full_disk_ends_the_episode_in_words_and_the_next_goes_on_when_there_is_room(disk):
+    record(disk, Wave(20), number=0)
+    filler, robot = fill(disk, 16384), FakeRobot()
     with pytest.raises(OSError, match=r"000001.partial cannot be written \(No space left on device\); finished episodes are kept"):
         record(disk, Wave(100), robot=robot, number=1)
     assert len(robot.commands) < 100
@@ -324,6 +330,14 @@ def test_what_a_kill_left_is_named_and_removed_and_two_recordings_do_not_meet(tm
         with pytest.raises(ValueError, match="in use by another recording"):
             store.Store(tmp_path)
     store.Store(tmp_path).__exit__()
+
+
+def test_servos_that_want_to_hear_of_us_do_so_while_the_disk_takes_its_time(tmp_path, monkeypatch):
+    sync, heard, robot = os.fsync, [], FakeRobot()
+    robot.before_joints = lambda: heard.append(time.monotonic())
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (time.sleep(0.4), sync(descriptor)))
+    assert record(tmp_path, robot=robot)[0].ticks == 25 and time.monotonic() - heard[-1] < 0.1
+    assert np.diff(heard).max() < 0.2
 
 
 def test_a_folder_has_one_kind_of_episodes(tmp_path):
@@ -387,6 +401,40 @@ def test_the_same_episodes_give_the_same_data_set_and_it_is_replaced_whole(tmp_p
     path.unlink()
     packing.pack(tmp_path)
     assert len(Reader(out)) == 1
+
+
+def test_a_packed_data_set_is_what_a_writer_makes_of_the_same_episodes(tmp_path):
+    reference = Reader(synthetic.write(tmp_path / "reference", 2, kind="image"))
+    (tmp_path / store.FOLDER).mkdir()
+    for number in range(2):
+        episode = reference.read_images(number)
+        about = settings(task=episode.task, instruction=episode.instruction, object_names=episode.object_names, size=episode.rgb.shape[2:4])
+        writer = files.EpisodeWriter(tmp_path / store.FOLDER / f"{number:06d}.episode", head_of(about, episode.seed))
+        for tick, rows in enumerate(zip(episode.joints, episode.actions, episode.object_positions, strict=True)):
+            writer.tick(tick, 0.02 * tick, 0.02 * tick, *rows)
+        for frame in frames_of(episode):
+            writer.frame(np.zeros(len(CAMERAS)), frame)
+        writer.finish({"frames": episode.ticks.tolist()})
+    packed = Reader(packing.pack(tmp_path))
+    for number in range(2):
+        progress = np.arange(packed.ticks[number]) / packed.ticks[number]  # a recorder does not know how far along a tick is
+        expected = encode(reference[number]._replace(progress=progress))
+        assert encode(packed[number]) == expected
+        for frame in range(packed.frames[number]):
+            assert encode_frame(packed.frame(number, frame)) == encode_frame(reference.frame(number, frame))
+
+
+def test_a_data_set_that_does_not_fit_leaves_the_one_before(disk):
+    (disk / store.FOLDER).mkdir()
+    record(disk / store.FOLDER, Wave(20), number=0)
+    before = {path.name: path.read_bytes() for path in packing.pack(disk).iterdir()}
+    filler = fill(disk, 16384)
+    with pytest.raises(OSError, match="cannot be written"):
+        packing.pack(disk)
+    assert {path.name: path.read_bytes() for path in (disk / packing.DATA).iterdir()} == before
+    assert not (disk / "data.new").exists()
+    filler.unlink()
+    packing.pack(disk)
 
 
 def test_a_folder_that_is_no_data_set_is_not_replaced(tmp_path):

@@ -1,6 +1,7 @@
 """Commands one after another through the safety layer, and the slow way to a pose."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from clamp_jax.structs import ACTION_DIM, CONTROL_HZ
 
 SPEED = 0.4  # rad/s; a person stands by
 PERIOD_S = 1 / CONTROL_HZ
+ALIVE_EVERY = 20  # commands that are judged, some milliseconds each at most
 
 
 class UnsafeWay(ValueError):
@@ -45,15 +47,22 @@ class Follower:
         self._velocity = np.zeros(ACTION_DIM)
 
 
-def judged(safety: Safety, commands: np.ndarray, start: np.ndarray) -> list[Verdict]:
-    """What would become of commands (t, 14) one after another, on arms that follow exactly from joints `start` (14,) at rest."""
-    follower = Follower(safety)
-    return [follower.step(command, start) for command in np.asarray(commands, np.float64)]
+def judged(safety: Safety, commands: np.ndarray, start: np.ndarray, *, alive: Callable[[], Any] = lambda: None) -> list[Verdict]:
+    """What would become of commands (t, 14) one after another, on arms that follow exactly from joints `start` (14,) at rest.
+
+    alive: called again and again meanwhile, where the servos' watchdogs want to hear of us.
+    """
+    follower, verdicts = Follower(safety), []
+    for number, command in enumerate(np.asarray(commands, np.float64)):
+        verdicts.append(follower.step(command, start))
+        if number % ALIVE_EVERY == 0:
+            alive()
+    return verdicts
 
 
-def way(safety: Safety, goal: np.ndarray, start: np.ndarray) -> np.ndarray:
+def way(safety: Safety, goal: np.ndarray, start: np.ndarray, *, alive: Callable[[], Any] = lambda: None) -> np.ndarray:
     """Commands (t, 14) that go slowly from `start` to `goal`, both (14,); UnsafeWay when one of them would be rejected."""
-    verdicts = judged(safety, path_to(goal, start, speed=SPEED), start)
+    verdicts = judged(safety, path_to(goal, start, speed=SPEED), start, alive=alive)
     for number, verdict in enumerate(verdicts):
         if verdict.band == REJECT:
             at = f"after {100 * number / len(verdicts):.0f} % of it"

@@ -92,7 +92,7 @@ def record_episode(
             if kept and not loop.ticks:
                 raise RecordingStopped("the episode was over before its first tick; it is not kept")
             counts = {"ended": ended, "missed": loop.missed, "interventions": dict(loop.interventions)}
-            done = stream.finish(counts) if kept else None
+            done = _finish(robot, stream, counts, clock) if kept else None
             return Result(done, ended, loop.ticks, len(stream.frames), loop.missed, dict(loop.interventions))
 
 
@@ -122,6 +122,15 @@ def _wait_for_images(robot: Robot, watcher: Watcher, settings: Settings, clock: 
     found = watcher.seen.rgb.shape[1:3]
     if found != tuple(settings.size):
         raise ValueError(f"images are {found} pixels, {settings.size} were asked for; pass the cameras through imaging.SizedCameras")
+
+
+def _finish(robot: Robot, stream: Stream, tail: dict[str, Any], clock: Clock) -> Path:
+    """Wait for the disk, which may take seconds; the servos' watchdogs want to hear of us meanwhile."""
+    stream.end(tail)
+    while (path := stream.finished()) is None:
+        robot.joints()
+        clock.wait_until(clock.now() + 1 / CONTROL_HZ)
+    return path
 
 
 class _Loop:

@@ -41,7 +41,8 @@ def led(robot: Robot, leaders: LeaderArms, keys: Keys, tell: Callable[[str], Non
     tell("the followers go to the leader arms: hold those still")
     for _ in range(TRIES):
         goal = np.asarray(leaders.joints(), np.float64)
-        if not go(robot, way(Safety(robot.limits), goal, robot.joints()), stop=lambda: keys.take() == STOP):
+        commands = way(Safety(robot.limits), goal, robot.joints(), alive=robot.joints)
+        if not go(robot, commands, stop=lambda: keys.take() == STOP):
             yield None
             return
         apart = np.abs(leaders.joints() - goal)[ARM].max()

@@ -52,6 +52,7 @@ class Stream:
         self.frames: list[int] = []  # ticks that have images
         self._error: Exception | None = None
         self._images_sent = self._images_taken = 0
+        self._path: Path | None = None
         self._thread = threading.Thread(target=self._work, name="disk", daemon=True)
         self._thread.start()
 
@@ -59,7 +60,8 @@ class Stream:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._end()
+        self._queue.put(None)
+        self._thread.join()
         self._writer.abort()  # nothing where it was finished
 
     def tick(self, tick: int, times_s: tuple[float, float], joints: np.ndarray, command: np.ndarray, objects: np.ndarray) -> None:
@@ -80,22 +82,21 @@ class Stream:
         if behind > BACKLOG:
             raise RecordingStopped(f"the disk does not keep up: {behind} sets of images wait for it; lower --size or --images-hz")
 
-    def finish(self, tail: dict[str, Any]) -> Path:
-        """Write what is left, and the end; the path of the finished file. OSError; RecordingStopped for an episode without images."""
-        self._end()
-        self.check()
-        self._place_images(at_end=True)
-        if not self.frames:
-            raise RecordingStopped("no image fell into the episode, it was too short; it is not kept")
-        return self._writer.finish(tail | {"frames": self.frames})
+    def end(self, tail: dict[str, Any]) -> None:
+        """Have what is left written, and the end; `finished` says when that is done."""
+        self._queue.put(tail)
 
-    def _end(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+    def finished(self) -> Path | None:
+        """The finished file, None while it is being written. Raises what `check` does, and RecordingStopped where there are no images."""
+        self.check()
+        return self._path
 
     def _work(self) -> None:
         with self._keeping_errors():
             while (item := self._queue.get()) is not None:
+                if isinstance(item, dict):
+                    self._path = self._finish(item)
+                    return
                 if isinstance(item, Images):
                     self._waiting.append(item)
                     self._images_taken += 1
@@ -104,6 +105,12 @@ class Stream:
                     self._ticks.append(item[0])
                     self._times.append(item[1])
                 self._place_images()
+
+    def _finish(self, tail: dict[str, Any]) -> Path:
+        self._place_images(at_end=True)
+        if not self.frames:
+            raise RecordingStopped("no image fell into the episode, it was too short; it is not kept")
+        return self._writer.finish(tail | {"frames": self.frames})
 
     @contextlib.contextmanager
     def _keeping_errors(self) -> Iterator[None]:
