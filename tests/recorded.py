@@ -1,9 +1,12 @@
 """A robot, cameras and a person for the recorder's tests: exact, cheap, and broken on request."""
 
 import contextlib
+import os
+import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from clamp_jax.data.records import Frame, round_depth
 from clamp_jax.deploy import calibration, cameras
@@ -13,7 +16,7 @@ from clamp_jax.deploy.safety import aloha_limits
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS, Calibration
 from data_tools.record.files import EpisodeWriter
-from data_tools.record.loop import Settings, head_of
+from data_tools.record.loop import Settings, head_of, record_episode
 
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
 SIZE = (6, 8)
@@ -145,3 +148,32 @@ def cell(size):
     """A cell for `--cell recorded:cell`."""
     del size
     yield Connected(FakeRobot(), FakeCameras(), CALIBRATION, Person())
+
+
+def record(folder, source=None, *, robot=None, cameras=None, number=7, pressed=(), **changed):
+    """One episode into `folder`; (result, source, robot, cameras)."""
+    robot, source, seen = robot or FakeRobot(), source or Wave(), cameras or FakeCameras()
+    path = folder / f"{number:06d}.episode"
+    result = record_episode(robot, seen, source, settings(**changed), Pressed(pressed), path=path, clock=seen.clock)
+    return result, source, robot, seen
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """An empty file system of 2 MB in memory."""
+    folder.mkdir()
+    tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"needs the right to mount a small tmpfs (root has it): {tried.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder, free):
+    """A file that leaves so many bytes of a file system free."""
+    path = folder / "of_somebody_else"
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(path, path.stat().st_size - free)
+    return path

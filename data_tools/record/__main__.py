@@ -111,7 +111,10 @@ def record(args: argparse.Namespace) -> None:
         cameras = SizedCameras(cell.cameras, cell.calibration, settings.size)
         tell = functools.partial(print, flush=True)
         session = Session(cell.robot, cameras, begin_of(args, cell, keys), settings, keys=keys, store=store, tell=tell)
-        print(f"record: {session.run(args.episodes)} finished episodes in {store.folder}", flush=True)
+        try:
+            session.run(args.episodes)
+        finally:  # whatever ended it
+            print(f"record: {len(store.finished())} finished episodes in {store.folder}", flush=True)
         if args.rest:
             cell.robot.rest()
 

@@ -150,9 +150,13 @@ class EpisodeFile:
 
     def whole(self) -> Episode:
         """The episode with all its images."""
-        frames = [self.frame(0, number) for number in range(len(self._images))]
-        calibration = Calibration(*(np.stack(rows) for rows in zip(*(each.calibration for each in frames), strict=True)))
-        rgb, depth_m = np.stack([each.rgb for each in frames]), np.stack([each.depth_m for each in frames])
+        first, count, calibrations = self.frame(0, 0), len(self._images), []
+        rgb, depth_m = np.empty((count, *first.rgb.shape), np.uint8), np.empty((count, *first.depth_m.shape), np.float32)
+        for number in range(count):
+            frame = self.frame(0, number)
+            rgb[number], depth_m[number] = frame.rgb, frame.depth_m
+            calibrations.append(frame.calibration)
+        calibration = Calibration(*(np.stack(rows) for rows in zip(*calibrations, strict=True)))
         return self.numbers._replace(rgb=rgb, depth_m=depth_m, calibration=calibration)
 
     def _scan(self, file: BinaryIO) -> tuple[dict, np.ndarray, dict]:

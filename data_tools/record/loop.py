@@ -19,7 +19,7 @@ from clamp_jax.structs import ACTION_DIM, CAMERAS, CONTROL_HZ
 from data_tools.record.files import SENT, EpisodeWriter
 from data_tools.record.follow import Follower
 from data_tools.record.keys import DROP, QUIT, START, STOP, Keys
-from data_tools.record.stream import RecordingStopped, Stream
+from data_tools.record.stream import RecordingStopped, Stream, TooShort
 from data_tools.record.watching import Watcher
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 class Result(NamedTuple):
     """What came of an episode."""
 
-    path: Path | None  # of the finished file; None when it was stopped or dropped
+    path: Path | None  # of the finished file; None when it was stopped
     ended: str  # OVER, TIME or a key
     ticks: int
     frames: int
@@ -74,8 +74,9 @@ def record_episode(
     """Record one episode into `path` (.../000007.episode; the stem is its number), from the first images on.
 
     cameras: frames without a lens, of `settings.size` (imaging.SizedCameras). positions: of `settings.object_names`, (o, 3) m in the
-    world. Raises RobotLost, CameraLost, RecordingStopped (a clock that jumps, a disk that is slow), OSError (a full disk) in words;
-    nothing is left of the episode then, and nothing more is commanded.
+    world. An episode that DROP ends is finished too: the caller takes it out. Raises RobotLost, CameraLost, RecordingStopped (a clock
+    that jumps, a disk that is slow; TooShort), OSError (a full disk) in words; nothing is left of the episode then, and nothing more
+    is commanded.
     """
     clock = clock or Clock()
     with Watcher(cameras, settings.cameras, settings.calibration, clock=clock, hz=settings.images_hz) as watcher:
@@ -88,9 +89,9 @@ def record_episode(
             ended = loop.run(start, keys)
             watcher.check()
             watcher.images = lambda seen: None
-            kept = ended not in (STOP, DROP)
+            kept = ended != STOP
             if kept and not loop.ticks:
-                raise RecordingStopped("the episode was over before its first tick; it is not kept")
+                raise TooShort("the episode was over before its first tick; it is not kept")
             counts = {"ended": ended, "missed": loop.missed, "interventions": dict(loop.interventions)}
             done = _finish(robot, stream, counts, clock) if kept else None
             return Result(done, ended, loop.ticks, len(stream.frames), loop.missed, dict(loop.interventions))

@@ -12,6 +12,7 @@ from data_tools.record.follow import UnsafeWay
 from data_tools.record.keys import DROP, HELP, QUIT, START, STOP, Keys
 from data_tools.record.loop import Result, Settings, Source, record_episode
 from data_tools.record.store import Store
+from data_tools.record.stream import TooShort
 
 Begin = Callable[[], AbstractContextManager[Source | None]]  # brings the arms to the start; None: not now
 
@@ -61,12 +62,14 @@ class Session:
                 self._keys.clear()
                 self._tell(f"{path.name} runs: {self._settings.instruction}")
                 result = record_episode(self._robot, self._cameras, source, self._settings, self._keys, path=path, clock=self._clock)
-        except UnsafeWay as error:
+        except (UnsafeWay, TooShort) as error:
             if not self._keys.attended:
                 raise
             self._tell(str(error))
             return False
         self._tell(words(path.stem, result))
+        if result.ended == DROP:
+            self._drop_last()
         return result.ended in (QUIT, STOP)
 
     def _drop_last(self) -> None:

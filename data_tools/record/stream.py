@@ -22,6 +22,10 @@ class RecordingStopped(RuntimeError):
     """An episode cannot be recorded any further; the message says why. What was finished before is kept."""
 
 
+class TooShort(RecordingStopped):
+    """An episode was over before anything was seen of it."""
+
+
 class Images(NamedTuple):
     """What the k cameras saw at one moment."""
 
@@ -87,7 +91,7 @@ class Stream:
         self._queue.put(tail)
 
     def finished(self) -> Path | None:
-        """The finished file, None while it is being written. Raises what `check` does, and RecordingStopped where there are no images."""
+        """The finished file, None while it is being written. Raises what `check` does, and TooShort without images."""
         self.check()
         return self._path
 
@@ -109,7 +113,7 @@ class Stream:
     def _finish(self, tail: dict[str, Any]) -> Path:
         self._place_images(at_end=True)
         if not self.frames:
-            raise RecordingStopped("no image fell into the episode, it was too short; it is not kept")
+            raise TooShort("no image fell into the episode, it was too short; it is not kept")
         return self._writer.finish(tail | {"frames": self.frames})
 
     @contextlib.contextmanager
