@@ -19,7 +19,7 @@ from clamp_jax.deploy.robots.simulated import Faults, SimulatedRobot, _Body
 from clamp_jax.deploy.safety import Safety, aloha_limits
 from clamp_jax.deploy.server import Settings, serving
 from clamp_jax.geometry import kinematics
-from experiments import export, run_robot, serve
+from experiments import driving, export, serve, simulated_cell
 
 WAIT_S = 60
 
@@ -101,7 +101,7 @@ def test_driven_through_server_and_client(robot):
     with serving(policy, deployed.warm(), Settings(port=0)) as url, Client(url) as client:
         client.connect(WAIT_S)
         times = []
-        planner = control.ThreadPlanner(run_robot.planner(robot, client, times))
+        planner = control.ThreadPlanner(driving.planner(robot, client, times))
         controller = control.Controller(robot, planner, Safety(robot.limits), control.Settings(stale_s=60.0, lead=49))
         report = controller.run(float(WAIT_S), stop=lambda: controller.report().chunks >= 3)
         planner.close()
@@ -109,7 +109,7 @@ def test_driven_through_server_and_client(robot):
         np.testing.assert_allclose(robot.joints(), deployed.HOME, atol=1e-6)
     assert policy.seen[4]["past_mask"].sum() == 0 < policy.seen[6]["past_mask"].sum()
     assert policy.seen[6]["seed"] == 2
-    found = run_robot.summary(report, {"success": True}, times)
+    found = driving.summary(report, {"success": True}, times)
     assert found["robot_episode"]["chunks"] == 3 and found["robot_episode"]["success"]
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
     json.dumps(found)
@@ -131,7 +131,7 @@ def test_a_lost_robot_ends_the_episode_and_says_so():
         def rest(self):
             pass
 
-    report = run_robot.drive(Lost(), lambda question: None, run_robot.Episode("drawer_close"))
+    report = driving.drive(Lost(), lambda question: None, driving.Episode("drawer_close"))
     assert not report.completed and report.ticks == 0
 
 
@@ -145,7 +145,7 @@ def test_rest_is_slow_smooth_and_ends_in_the_sleep_pose():
 
 def test_the_simulated_cell_is_the_simulators_scene():
     late = {"image_delay_s": 0.3, "joint_delay_s": 0.1, "colour_jitter": 0.3}  # looks are as they are, whatever training draws
-    cell = run_robot.SimulatedCell("drawer_close", "close the bottom drawer of the jewelry box", 12, 16, seed=1, sensor=late)
+    cell = simulated_cell.SimulatedCell("drawer_close", "close the bottom drawer of the jewelry box", 12, 16, seed=1, sensor=late)
     np.testing.assert_allclose(cell.joints(), kinematics.joints_from_qpos(jnp.asarray(cell.snapshot()[0][-1])), atol=1e-5)
     goal, measured = cell.joints(), []
     goal[0] += 0.2
@@ -164,7 +164,7 @@ def test_the_simulated_cell_is_the_simulators_scene():
     for name, image in seen["images"].items():
         np.testing.assert_array_equal(image, stood["images"][name])
     with pytest.raises(ValueError, match="task 'drawer_close' has"):
-        run_robot.SimulatedCell("drawer_close", "open the fridge", 12, 16, seed=1)
+        simulated_cell.SimulatedCell("drawer_close", "open the fridge", 12, 16, seed=1)
 
 
 def test_a_server_tells_with_which_sensors_its_policy_was_trained():
@@ -230,18 +230,18 @@ def test_faults_that_are_none_are_refused():
 
 def test_another_policy_is_not_obeyed_and_real_time_needs_frozen_actions():
     told = {"policy_id": "a", "instruction": "close"}
-    run_robot.check_same(told, dict(told))
+    driving.check_same(told, dict(told))
     with pytest.raises(Refused, match="now serves b for 'open', at the start it was a for 'close'"):
-        run_robot.check_same(told, {"policy_id": "b", "instruction": "open"})
-    run_robot.check_execution({"inputs": {}}, "chunk")
-    run_robot.check_execution({"inputs": {"frozen_actions": {}}}, "realtime")
+        driving.check_same(told, {"policy_id": "b", "instruction": "open"})
+    driving.check_execution({"inputs": {}}, "chunk")
+    driving.check_execution({"inputs": {"frozen_actions": {}}}, "realtime")
     with pytest.raises(ValueError, match="export it anew"):
-        run_robot.check_execution({"inputs": {}}, "realtime")
+        driving.check_execution({"inputs": {}}, "realtime")
 
 
 def test_the_first_signal_asks_and_the_second_is_as_ever():
     before = signal.getsignal(signal.SIGTERM)
-    with run_robot.Stop() as stop:
+    with driving.Stop() as stop:
         assert not stop()
         signal.raise_signal(signal.SIGTERM)
         assert stop() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -16,7 +16,7 @@ from clamp_jax.deploy.execution import EXECUTIONS
 from clamp_jax.deploy.robots.simulated import SimulatedRobot
 from clamp_jax.deploy.safety import Safety
 from clamp_jax.geometry import aloha
-from experiments import run_robot, serve
+from experiments import driving, serve
 from experiments.benchmark import serving
 
 
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         body = {"height": height, "width": width, "cameras": list(spec["cameras"]), "calibration_id": spec["calibration_id"]}
         with SimulatedRobot(StillPlant, body) as robot:
             times: list[float] = []
-            thread = control.ThreadPlanner(run_robot.planner(robot, client, times))
+            thread = control.ThreadPlanner(driving.planner(robot, client, times))
             controller = control.Controller(robot, thread, Safety(robot.limits), control.Settings(execution=args.execution))
             cpu, began = time.process_time(), time.monotonic()
             report = controller.run(args.seconds)

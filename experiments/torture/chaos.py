@@ -26,7 +26,7 @@ from clamp_jax.deploy.client import Client
 from clamp_jax.deploy.robots.simulated import SimulatedRobot
 from clamp_jax.deploy.safety import Safety
 from clamp_jax.structs import CHUNK, CONTROL_HZ
-from experiments import run_robot, serve
+from experiments import driving, serve
 from experiments.benchmark import realtime, stub_server
 from experiments.torture.chaos_server import MARKS, OTHER, told
 from experiments.torture.proxy import Proxy, Way
@@ -206,7 +206,7 @@ def _running(seed: int) -> Iterator[tuple[Server, Proxy, Judge, control.Controll
                 body = {"height": SIZE, "width": SIZE, "cameras": list(told_by["cameras"]), "calibration_id": told_by["calibration_id"]}
                 with SimulatedRobot(realtime.StillPlant, body) as robot:
                     judge = Judge(robot)
-                    thread = control.ThreadPlanner(judge.watched(run_robot.planner(judge, client, [])))
+                    thread = control.ThreadPlanner(judge.watched(driving.planner(judge, client, [])))
                     yield server, proxy, judge, control.Controller(judge, thread, Safety(robot.limits))
                     thread.close()
         finally:
