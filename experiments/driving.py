@@ -18,7 +18,7 @@ from clamp_jax.deploy.safety import Safety
 class Episode(NamedTuple):
     """One run of the robot."""
 
-    task: str
+    task: str  # of the simulated robot; "" in a real cell
     seconds: float = 8.0
     seed: int = 1
     rest: bool = False  # go to the sleep pose at the end
