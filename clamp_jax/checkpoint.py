@@ -30,6 +30,7 @@ FOLDER = "checkpoints"
 AVERAGE = "ema_"  # and a network's name: an item of its own, so that a stage that needs one network reads no other
 WHOLE_AVERAGE = "ema"  # the item of checkpoints that were written before
 DOCUMENTS = ("config", "statistics")
+LATER = ("calibrations",)  # fields of the statistics that older runs lack, which go on all the same
 NOISE = ("Waiting for previous save", "Handler Commit operations or the Commit", "_SignalingThread.run() raised", "(save_finalize) failed")
 PATIENCE_S = 60.0  # for a writer to end
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that orbax has not renamed yet
@@ -257,7 +258,8 @@ def check_structure(found: Any, expected: Any, name: str) -> None:
 
 
 def check_statistics(saved: Mapping, given: Mapping) -> None:
-    """Raise CheckpointError when statistics are not those that the weights were saved with."""
+    """Raise CheckpointError when statistics are not those that the weights were saved with; what those lack of LATER is no difference."""
+    given = {name: value for name, value in given.items() if name in saved or name not in LATER}
     ours, theirs = digest(saved), digest(given)
     if ours != theirs:
         raise CheckpointError(

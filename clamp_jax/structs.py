@@ -17,6 +17,7 @@ ACTION_DIM = 14  # left arm 6, left gripper, right arm 6, right gripper (ALOHA's
 CHUNK = 50  # future actions the policy predicts: 1 s at 50 Hz (arXiv 2410.13126)
 HISTORY = 50  # past commands the action encoder reads (ours: the paper does not give H)
 CONTROL_HZ = 50
+NOMINAL = "nominal"  # where the id of a cell's calibration is asked for: the simulator's cell, which is as drawn
 
 CAMERAS = ("overhead", "worms_eye", "wrist_left", "wrist_right")  # the four D405 of ALOHA 2, in this order everywhere
 VIEWS = ("overhead", "back_right", "front_left", "wrist_left", "wrist_right")  # the paper's five, in this order everywhere

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from clamp_jax import checkpoint, sensors
-from clamp_jax.data.folders import Reader
+from clamp_jax.data.folders import CALIBRATIONS, Reader
 
 
 def training(loaded: checkpoint.Loaded) -> dict[str, Any]:
-    """How a run's weights were made, JSON: steps, batch, sensors, data sets, and the name of the run that it went on from."""
+    """How a run's weights were made, JSON: steps, batch, sensors, data sets, calibrations, and the run that it went on from."""
     config = loaded.config
     told = {"step": loaded.step, "sensors": sensor_preset(config["sensor"]), "data": data_sets(config)}
-    told |= {"pretrained_from": Path(config.get("init_from", "")).name}
+    told |= {"pretrained_from": Path(config.get("init_from", "")).name, "calibrations": loaded.statistics.get(CALIBRATIONS, [])}
     return told | {ours: config["train"][theirs] for ours, theirs in (("of_steps", "steps"), ("batch", "batch")) if "train" in config}
 
 

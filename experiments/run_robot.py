@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clamp_jax.deploy.calibration import difference
 from clamp_jax.deploy.cameras import CameraLost
 from clamp_jax.deploy.cell import HELP, open_cell
 from clamp_jax.deploy.client import Client, Refused, Unavailable
@@ -28,6 +29,7 @@ from experiments import cell_check
 from experiments.driving import Episode, Stop, check_execution, drive, planner, summary
 from experiments.simulated_cell import SimulatedCell
 
+logger = logging.getLogger(__name__)
 NO_FAULTS = Faults()
 CONNECT_S = 30.0  # how long to wait for a server that is starting
 FAILURES = (ValueError, ImportError, Refused, Unavailable, RobotLost, CameraLost)  # what is said in one line
@@ -57,8 +59,9 @@ def run_episode(url: str, episode: Episode, *, api_key: str | None = None, fault
 def run_cell(url: str, text: str, episode: Episode, *, api_key: str | None = None) -> dict:
     """Connect, check the real cell that `text` names, control it, bring its arms to rest and report as `run_episode`.
 
-    Signals do what they do there. CheckFailed when the cell is not as it was calibrated; CellError, CalibrationError, CameraLost,
-    RobotLost, Refused, Unavailable or ValueError when it cannot start. Nothing has moved then.
+    Signals do what they do there. A policy whose data had another calibration is a warning, in the log and in the report.
+    CheckFailed when the cell is not as it was calibrated; CellError, CalibrationError, CameraLost, RobotLost, Refused, Unavailable
+    or ValueError when it cannot start. Nothing has moved then.
     """
     with Client(url, api_key=api_key) as client, Stop() as stop:
         spec = client.connect(CONNECT_S)
@@ -66,12 +69,15 @@ def run_cell(url: str, text: str, episode: Episode, *, api_key: str | None = Non
         with open_cell(text, tuple(spec["image_size"])) as cell:
             findings = cell_check.look(cell)
             cell_check.require_good(findings)
+            warning = difference(spec.get("calibrations", ()), cell.calibration)
+            if warning:
+                logger.warning("%s", warning)
             times: list[float] = []
             try:
                 report = drive(cell.robot, planner(cell.robot, client, times), episode, stop=stop)
             finally:
                 rested = _rest(cell.robot)
-            about = {"cell": text, "check": cell_check.report(cell, findings), "rested": rested}
+            about = {"cell": text, "check": cell_check.report(cell, findings), "calibration_warning": warning, "rested": rested}
     return summary(report, {}, times) | about | {"episode": episode._asdict(), "instruction": spec["instruction"]}
 
 

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from clamp_jax import checkpoint, parallel, processes, sensors, steps
 from clamp_jax.data import pipeline, stats
+from clamp_jax.data.folders import CALIBRATIONS
 from clamp_jax.data.placed import Placed
 from clamp_jax.data.prompts import Tokenize
 from clamp_jax.data.transforms import Sizes
@@ -95,7 +96,7 @@ def open_batches(
     maker = make_examples(data, networks, tokenize)
     about = {"shuffle_objects": data["shuffle_objects"], "process": processes.rank()}
     batches = pipeline.Batches(datasets, maker, batch=batch, seed=seed, **about)
-    return batches, statistics_document(statistics)
+    return batches, statistics_document(statistics) | calibrations_document(datasets)
 
 
 def make_examples(data: ConfigDict, networks: Networks, tokenize: Tokenize = public.NOTHING.tokenize) -> pipeline.ExampleMaker:
@@ -109,6 +110,11 @@ def make_examples(data: ConfigDict, networks: Networks, tokenize: Tokenize = pub
 def statistics_document(statistics: stats.Statistics) -> dict[str, Any]:
     """What is saved beside weights: the data's statistics and the table by which actions are normalised."""
     return {"data": json.loads(stats.to_json(statistics)), "working_range": WORKING_RANGE.tolist()}
+
+
+def calibrations_document(datasets: Sequence[pipeline.Dataset]) -> dict[str, Any]:
+    """What is saved beside the statistics: the calibrations that the data were recorded with, as data/folders.py names them."""
+    return {CALIBRATIONS: sorted({name for dataset in datasets for name in dataset.reader.calibrations})}
 
 
 def make_spec(config: ConfigDict, stage: str) -> steps.Spec:

@@ -133,6 +133,13 @@ def test_statistics_of_other_data_are_refused(saved, copy):
         checkpoint.load_params(copy)
 
 
+def test_a_run_that_is_older_than_a_field_of_the_statistics_goes_on_and_one_that_has_it_keeps_it(saved):
+    with checkpoint.Checkpoints(saved) as store:
+        assert_same(store.restore(make_state(0), statistics=STATISTICS | {"calibrations": ["a"]}), make_state(3))
+    with pytest.raises(checkpoint.CheckpointError, match=r"calibrations\.0 was b, is a"):
+        checkpoint.check_statistics(STATISTICS | {"calibrations": ["b"]}, STATISTICS | {"calibrations": ["a"]})
+
+
 def test_what_a_killed_process_leaves_is_cleaned(copy):
     where = checkpoint.folder(copy)
     (where / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)

@@ -99,9 +99,25 @@ def test_a_cell_is_checked_driven_with_images_of_the_policys_size_and_brought_to
     code, found, robot = drive(server, "good", tmp_path)
     assert code == 0 and found["check"]["good"] and found["rested"] and robot.rested
     assert found["robot_episode"]["chunks"] >= 1 and found["cell"] == "fake_cell:good" and found["instruction"] == deployed.INSTRUCTION
+    assert "does not say with which calibration it was trained, this cell has" in found["calibration_warning"]
     assert robot.observe()["images"]["overhead"].shape == (deployed.HEIGHT, deployed.WIDTH, 3)
     np.testing.assert_allclose(robot.sent, np.tile(fake_cell.JOINTS, (len(robot.sent), 1)), atol=1e-6)  # what the policy asked for
     np.testing.assert_array_equal(robot.joints(), SLEEP)
+
+
+def test_a_policy_of_another_calibration_is_a_warning_and_one_of_this_is_none(tmp_path, caplog):
+    mine = fake_cell.calibration().id
+    for trained, words in (
+        (["0123456789abcdef", "nominal"], f"trained with calibrations 0123456789abcdef, nominal (the simulator's), this cell has {mine}"),
+        (["0123456789abcdef", mine], ""),
+    ):
+        policy = deployed.StubPolicy()
+        policy.spec["training"] = {"calibrations": trained}
+        caplog.clear()
+        with serving(policy, deployed.warm(), Settings(port=0)) as url:
+            code, found, _ = drive(url, "good", tmp_path)
+        assert code == 0 and found["calibration_warning"] == words and found["robot_episode"]["ticks"] > 0
+        assert [record.message for record in caplog.records if "trained" in record.message] == [words] * bool(words)
 
 
 def test_a_cell_that_fails_the_check_is_not_driven(server, tmp_path, capsys):

@@ -16,10 +16,11 @@ from clamp_jax.data.records import KINDS, SCHEMAS, Episode, Frame, check_episode
 from clamp_jax.data.shards import ShardReader, ShardWriter, describe
 from clamp_jax.data.shards import damages as shard_damages
 from clamp_jax.data.transforms import SIZES, Sizes, check_sizes, count_geoms
-from clamp_jax.structs import Calibration, Capacity
+from clamp_jax.structs import NOMINAL, Calibration, Capacity
 
 META = "meta.json"
 IMAGES_OF = "images_of"  # in `origin` of images that were drawn of states: the fingerprint of those states
+CALIBRATIONS = "calibrations"  # in `origin` of recorded images: ids of the cells' calibrations (deploy/calibration.py)
 SHARD_EPISODES, SHARD_FRAMES = 256, 4096
 
 
@@ -253,6 +254,14 @@ class Reader:
     def trajectories(self) -> str:
         """Fingerprint of the recordings themselves: images that were drawn of states have the same one as the states."""
         return self.meta.get("origin", {}).get(IMAGES_OF, self.fingerprint)
+
+    @property
+    def calibrations(self) -> tuple[str, ...]:
+        """Ids of the calibrations that it was recorded with, NOMINAL of what the simulator made; () where that is not said."""
+        origin = self.meta.get("origin", {})
+        if self.kind == "state" or IMAGES_OF in origin:
+            return (NOMINAL,)
+        return tuple(origin.get(CALIBRATIONS, ()))
 
     def __len__(self) -> int:
         return len(self.ticks)

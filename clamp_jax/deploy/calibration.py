@@ -7,6 +7,7 @@ pixel centres at +0.5, world frame the simulator's (origin at the table's centre
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from clamp_jax.deploy import capsules
 from clamp_jax.deploy.projection import invert
 from clamp_jax.geometry import aloha
-from clamp_jax.structs import CAMERAS, MOUNT_LEFT, MOUNT_RIGHT, MOUNT_WORLD
+from clamp_jax.structs import CAMERAS, MOUNT_LEFT, MOUNT_RIGHT, MOUNT_WORLD, NOMINAL
 
 VERSION = 1
 MOUNTS = {"world": MOUNT_WORLD, "left": MOUNT_LEFT, "right": MOUNT_RIGHT}
@@ -69,6 +70,25 @@ class Fields(NamedTuple):
     mount: np.ndarray  # (k,) int32
     world_from_base: np.ndarray  # (2, 4, 4)
     distortion: np.ndarray  # (k, 5)
+
+
+def words(ids: Sequence[str]) -> str:
+    """Calibrations in words, of the ids by which data and policies name them; NOMINAL is the simulator's."""
+    told = [f"{each} (the simulator's)" if each == NOMINAL else each for each in ids]
+    return ("calibration " if len(told) == 1 else "calibrations ") + ", ".join(told)
+
+
+def difference(trained: Sequence[str], calibration: CellCalibration) -> str:
+    """What people should know of a policy whose data had the calibrations `trained` in a cell with this one; "" where nothing.
+
+    Not a fault: a cell may be calibrated anew, and each request brings its own calibration.
+    """
+    size = next(iter(calibration.cameras.values())).image_size
+    here = {calibration.id} | ({NOMINAL} if calibration.id == nominal(*size).id else set())
+    if here & set(trained):
+        return ""
+    before = f"trained with {words(trained)}" if trained else "the policy does not say with which calibration it was trained"
+    return f"{before}, this cell has {calibration.id}"
 
 
 def nominal(height: int, width: int) -> CellCalibration:

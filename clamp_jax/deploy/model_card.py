@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clamp_jax.deploy.calibration import words
+
 NOT_EVALUATED = "Not evaluated: no report of `python -m experiments.evaluate` was given when it was exported (`--evaluation FILE`)."
 
 
@@ -40,9 +42,16 @@ def _weights(spec: Mapping[str, Any]) -> int:
 
 def _data(training: Mapping[str, Any]) -> str:
     rows = [(d["name"], d["task"], d["kind"], d["episodes"], d["fingerprint"][:12]) for d in training.get("data", ())]
-    if not rows:
-        return "## Data\nThe data sets were not at hand when it was exported."
-    return "## Data\n" + _table(("data set", "task", "records", "demonstrations", "fingerprint"), rows)
+    found = "The data sets were not at hand when it was exported."
+    if rows:
+        found = _table(("data set", "task", "records", "demonstrations", "fingerprint"), rows)
+    return f"## Data\n{found}\n\n{_calibrations(training.get('calibrations', ()))}"
+
+
+def _calibrations(ids: Sequence[str]) -> str:
+    if not ids:
+        return "With which calibration of a cell the data were recorded is not known."
+    return f"Recorded with {words(ids)}: another one may be a cell that was calibrated anew, or another cell."
 
 
 def _training(spec: Mapping[str, Any]) -> str:

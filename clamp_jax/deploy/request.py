@@ -51,12 +51,13 @@ def metadata(spec: dict) -> dict:
     """What a server tells on connect: the specification without the list of weights, the sensors of training, and the protocol.
 
     `sensor` are the faults of the cameras that the policy was trained with, delays among them; {} where the artifact is silent.
+    `calibrations` are the ids of those that its data were recorded with, [] where the artifact is silent.
     """
     told = {name: value for name, value in spec.items() if name not in ("weights", "statistics", "training")}
     told["calibration"] = {name: np.asarray(value, np.float32) for name, value in spec["calibration"].items()}
-    sensor = dict(spec["training"].get("sensor", {}))
+    sensor, calibrations = dict(spec["training"].get("sensor", {})), list(spec["training"].get("calibrations", []))
     names = {"calibration_id": calibration_id(spec), "policy_id": policy_id(spec)}
-    return told | {"sensor": sensor, "protocol_version": PROTOCOL_VERSION, "optional": list(OPTIONAL)} | names
+    return told | {"sensor": sensor, "calibrations": calibrations, "protocol_version": PROTOCOL_VERSION, "optional": list(OPTIONAL)} | names
 
 
 def check_request(message: object, spec: dict) -> Request:
