@@ -1,12 +1,14 @@
 """Calibrate the cameras and arms of a cell by two ChArUco boards, and write calibration.json and a picture a camera.
 
     python -m data_tools.calibrate --print runs/boards                       # sheets to print
+    python -m data_tools.calibrate --cell cell.toml --out runs/calibration
     python -m data_tools.calibrate --station mylab.cell:station --out runs/calibration
     python -m data_tools.calibrate --simulate 0 --out runs/calibration       # a cell without hardware
     python -m data_tools.calibrate --self-test 50 --json runs/calibration.json
 
---station names a Python function that returns a Station (data_tools/calibrate/station.py): RobotStation(robot, cameras) is one of
-any robot of clamp_jax/deploy/robots and anything whose frames() gives images by camera. docs/cell.md has the procedure.
+--cell names a cell.toml (clamp_jax/deploy/cell.py); the calibration in it is not looked at. --station names a Python function that
+returns a Station (data_tools/calibrate/station.py): RobotStation(robot, cameras) is one of any robot of clamp_jax/deploy/robots and
+anything whose frames() gives images by camera. docs/cell.md has the procedure.
 """
 
 import argparse
@@ -14,20 +16,25 @@ import datetime
 import importlib
 import json
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clamp_jax.deploy import calibration as files
+from clamp_jax.deploy.cameras import CameraLost
+from clamp_jax.deploy.cell import HELP, CellError, Connected, connect, open_cell, read
 from clamp_jax.deploy.projection import angle_deg, invert
+from clamp_jax.deploy.robots import RobotLost
+from clamp_jax.deploy.robots.kept import Kept
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS
 from data_tools.calibrate import pictures, trials
 from data_tools.calibrate.boards import BOARDS, write_sheet
 from data_tools.calibrate.poses import plan
 from data_tools.calibrate.solver import Solution, solve
-from data_tools.calibrate.station import Station, Taken, take, take_by_hand
+from data_tools.calibrate.station import RobotStation, Station, Taken, take, take_by_hand
 
 LEAST_POSES = 10  # of the arms; five for each wrist camera
 MOUNTS = {name: next(word for word, number in files.MOUNTS.items() if number == aloha.CAMERA_MOUNTS[name].mount) for name in CAMERAS}
@@ -35,6 +42,11 @@ MOUNTS = {name: next(word for word, number in files.MOUNTS.items() if number == 
 
 def calibrate(station: Station, count: int, *, by_hand: bool = False, seed: int = 0) -> tuple[files.CellCalibration, Solution, Taken]:
     """Take `count` poses, solve, and say what was found. Raises CalibrationError in words for what stands against it."""
+    return settle(gather(station, count, by_hand=by_hand, seed=seed))
+
+
+def gather(station: Station, count: int, *, by_hand: bool = False, seed: int = 0) -> Taken:
+    """Take `count` poses. Raises CalibrationError in words for what stands against it, or when too few could be taken."""
     if count < LEAST_POSES:
         raise files.CalibrationError(
             f"{count} poses asked for, {LEAST_POSES} are needed: half with the plate in either gripper; 15 are good"
@@ -42,6 +54,11 @@ def calibrate(station: Station, count: int, *, by_hand: bool = False, seed: int 
     taken = take_by_hand(station, count, MOUNTS) if by_hand else take(station, plan(count, seed), MOUNTS)
     if len(taken.joints) < LEAST_POSES:
         raise files.CalibrationError(f"{len(taken.joints)} of {count} poses could be taken, {LEAST_POSES} are needed; clear the arms' way")
+    return taken
+
+
+def settle(taken: Taken) -> tuple[files.CellCalibration, Solution, Taken]:
+    """The calibration that was seen. Raises CalibrationError in words for what stands against it."""
     solution = solve(taken.sightings, taken.optics, taken.joints)
     return _calibration(solution, taken), solution, taken
 
@@ -99,6 +116,24 @@ def write_pictures(out: Path, calibration: files.CellCalibration, solution: Solu
     return paths
 
 
+def _see(arguments: argparse.Namespace) -> Taken:
+    """All that is seen at the station of the command line; the arms of a cell are brought to rest after it."""
+    how = {"by_hand": arguments.by_hand, "seed": arguments.seed}
+    if arguments.cell is None:
+        return gather(_station(arguments), arguments.poses, **how)
+    with _open(arguments.cell) as cell, Kept(cell.robot) as robot:
+        station = RobotStation(robot, cell.cameras)
+        taken = gather(station, arguments.poses, **how)
+        if not arguments.by_hand:
+            station.leave()
+        return taken
+
+
+def _open(text: str) -> AbstractContextManager[Connected]:
+    """A cell without its calibration, which may be one that is to be replaced because it is refused."""
+    return connect(read(Path(text))._replace(calibration=None)) if Path(text).exists() else open_cell(text)
+
+
 def _station(arguments: argparse.Namespace) -> Station:
     if arguments.simulate is not None:
         from data_tools.calibrate.simulated import SimulatedStation
@@ -125,6 +160,7 @@ def _self_test(arguments: argparse.Namespace) -> None:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--cell", help=HELP)
     what.add_argument("--station", help="module:function that returns the cell")
     what.add_argument("--simulate", type=int, metavar="SEED", help="a simulated cell that is not as drawn")
     what.add_argument("--print", type=Path, metavar="FOLDER", help="write both boards as SVG to print at 100 %%")
@@ -146,9 +182,9 @@ def main(words: list[str] | None = None) -> None:
         return print(*(write_sheet(board, arguments.print / f"{name}.svg") for name, board in BOARDS.items()), sep="\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        calibration, solution, taken = calibrate(_station(arguments), arguments.poses, by_hand=arguments.by_hand, seed=arguments.seed)
+        calibration, solution, taken = settle(_see(arguments))
         files.write(calibration, arguments.out / "calibration.json")
-    except files.CalibrationError as error:
+    except (files.CalibrationError, CellError, RobotLost, CameraLost, ImportError) as error:
         sys.exit(str(error))
     tell(calibration)
     print(arguments.out / "calibration.json", *write_pictures(arguments.out, calibration, solution, taken), sep="\n")

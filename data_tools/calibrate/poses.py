@@ -83,7 +83,10 @@ def _sees(pose: np.ndarray, board: Board, intrinsics: np.ndarray, size: tuple[in
 
 
 def _choose(arms: list[np.ndarray], holder: str, count: int, rng: np.random.Generator) -> list[Stop]:
-    """Poses that differ much, by taking the farthest from those taken; each can be reached from the one before."""
+    """Poses that differ much, by taking the farthest from those taken.
+
+    Each can be reached from the one before, and the home pose from each.
+    """
     pool = np.stack([_together(arms[0][i], arms[1][j]) for i, j in zip(*(rng.integers(len(a), size=600) for a in arms), strict=True)])
     pool = pool[clear(pool, holder)]
     feature = _features(pool)
@@ -94,7 +97,7 @@ def _choose(arms: list[np.ndarray], holder: str, count: int, rng: np.random.Gene
             raise CalibrationError(f"only {len(taken)} of {count} poses can be reached safely while the {holder} arm holds the plate")
         best = int(far.argmax())
         start = pool[taken[-1]] if taken else HOME
-        if way(start, pool[best], holder) is None:
+        if way(start, pool[best], holder) is None or way(pool[best], HOME, holder) is None:
             far[best] = 0
             continue
         taken.append(best)

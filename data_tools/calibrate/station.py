@@ -39,7 +39,10 @@ class Station(Protocol):
         """Move there in a straight line of the joints, and wait until all is at rest."""
 
     def hold(self, side: str) -> None:
-        """Have the plate put into the gripper of this arm, its print to the fixed camera that sees no table."""
+        """Have the plate put into the gripper of this arm, its print to the fixed camera that sees no table; in the home pose.
+
+        Whoever calls it has brought the arms home, if they hold a plate: no way in here is judged for one.
+        """
 
     def wait(self, text: str) -> None:
         """Have a person do what the text says."""
@@ -85,6 +88,15 @@ class RobotStation:
         self.wait(f"Hold the plate between the fingers of the {side} arm, its print to the camera at the table's front. Enter to close")
         self.go(HOME)
 
+    def leave(self) -> None:
+        """Have the plate taken away, in the home pose, and bring the arms to rest."""
+        opened = HOME.copy()
+        opened[[6, 13]] = 1.0
+        self.wait("Hands under the plate: the grippers open. Enter to open")
+        self.go(opened)
+        self.wait("Take the plate away, and your hands. Enter: the arms go to rest")
+        self._robot.rest()
+
     def wait(self, text: str) -> None:
         self._ask(f"{text} ")
 
@@ -104,26 +116,42 @@ class Taken(NamedTuple):
 
 
 def take(station: Station, stops: list[Stop], mounts: dict[str, str], tell: Callable[[str], None] = print) -> Taken:
-    """Go through the poses and look; mounts are the cameras to calibrate with their mounts.
+    """Go through the poses and look, and home in the end; mounts are the cameras to calibrate with their mounts.
 
-    Raises CalibrationError where a camera gives no image or an arm cannot get on safely.
+    A pose without a safe way to it, and from it home again, is left out, and told. Raises CalibrationError where a camera gives no
+    image or an arm cannot get on safely.
     """
-    taken, here, holder = _nothing(), HOME, None
+    taken, here, holder = _nothing(), HOME, ""
     for index, stop in enumerate(stops):
         if stop.holder != holder:
+            if holder:
+                _go_home(station, here, holder)
             holder, here = stop.holder, HOME
             station.hold(holder)
         corners = way(here, stop.joints, holder)
-        if corners is None:
-            tell(f"pose {index + 1}: not to be reached safely from the one before; left out")
+        if corners is None or way(stop.joints, HOME, holder) is None:
+            missing = "home from it" if corners else "to it from the one before"
+            tell(f"pose {index + 1}: there is no safe way {missing} for the arms and the plate; left out")
             continue
         for joints in corners:
             station.go(joints)
         here = stop.joints
         taken = _look(taken, station, holder, mounts)
         tell(f"pose {index + 1} of {len(stops)}: {_words(taken)}")
-    station.go(HOME)
+    if holder:
+        _go_home(station, here, holder)
     return taken
+
+
+def _go_home(station: Station, here: np.ndarray, holder: str) -> None:
+    """From a pose with the plate in the holder's gripper. CalibrationError where no way is clear."""
+    corners = way(here, HOME, holder)
+    if corners is None:
+        raise CalibrationError(
+            f"there is no safe way home with the plate in the {holder} gripper; take it out, move the arms apart by hand, and begin anew"
+        )
+    for joints in corners:
+        station.go(joints)
 
 
 def take_by_hand(station: Station, count: int, mounts: dict[str, str], tell: Callable[[str], None] = print) -> Taken:
