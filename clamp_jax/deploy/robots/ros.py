@@ -1,14 +1,15 @@
-"""Two arms behind the Interbotix stack's ROS 2 topics, for labs that keep that stack; ROS is imported when this is used.
+"""Two arms behind the Interbotix stack's topics, for labs that keep that stack; ROS 1 or 2 is imported when this is used.
 
-For each arm NAME (`follower_left` and `follower_right` in ALOHA 2): the joints come on /NAME/joint_states (sensor_msgs/JointState,
-with the joints' names; the gripper's is the horn's angle), commands go out on /NAME/commands/joint_group
-(interbotix_xs_msgs/JointGroupCommand: name, cmd float32[]) for the group `arm`, and on /NAME/commands/joint_single
-(interbotix_xs_msgs/JointSingleCommand: name, cmd) for the gripper, in position mode. The driver node keeps torque and limits; its
-errors are not told on these topics, so what is watched here is that the joint states keep coming.
+For each arm NAME (`follower_left` and `follower_right` in ALOHA 2; `puppet_left` and `puppet_right` in ALOHA, which is ROS 1): the
+joints come on /NAME/joint_states (sensor_msgs/JointState, with the joints' names; the gripper's is the horn's angle), commands go out
+on /NAME/commands/joint_group (interbotix_xs_msgs/JointGroupCommand: name, cmd float32[]) for the group `arm`, and on
+/NAME/commands/joint_single (interbotix_xs_msgs/JointSingleCommand: name, cmd) for the gripper, in position mode. The driver node keeps
+torque and limits; its errors are not told on these topics, so what is watched here is that the joint states keep coming. Topics and
+messages are the same in ROS 1 and 2; ros1.py and ros2.py carry them.
 """
 
-import contextlib
 import importlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,10 @@ from clamp_jax.deploy.safety import Limits, aloha_limits
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CONTROL_HZ
 
-ARMS = {"left": "follower_left", "right": "follower_right"}
+ARMS = {
+    1: {"left": "puppet_left", "right": "puppet_right"},
+    2: {"left": "follower_left", "right": "follower_right"},
+}
 SILENCE_S = 0.2  # ours: ten control periods without a joint state are a fault
 _FOLLOW_S = 0.02
 
@@ -31,31 +35,32 @@ class Ros:
 
     def __init__(
         self,
-        names: Mapping[str, str] = ARMS,  # noqa: B006 - it is not written to
+        names: Mapping[str, str] | None = None,
         observe: Callable[[np.ndarray], dict] | None = None,
         *,
+        version: int | None = None,
         limits: Limits | None = None,
         timeout_s: float = 5.0,
     ):
-        """Subscribe and wait for both arms' joint states; `names` by side, `observe(joints (14,))` gives a request's images.
+        """Subscribe and wait for both arms' joint states; `observe(joints (14,))` gives a request's images.
 
-        ImportError without ROS, RobotLost when an arm does not tell its joints.
+        names by side, default ARMS; version 1 or 2 of ROS, default that which is sourced (ROS_VERSION). ImportError without it,
+        RobotLost when an arm does not tell its joints.
         """
+        version = _sourced() if version is None else version
+        if version not in ARMS:
+            raise ValueError(f"version of ROS is {version!r}; expected 1 or 2")
+        names = ARMS[version] if names is None else names
         if set(names) != set(aloha.SIDES):
             raise ValueError(f"names are for {sorted(names)}; expected one each for {' and '.join(aloha.SIDES)}")
         self.limits, self._observe, self._names = limits or aloha_limits(), observe, dict(names)
-        self._ros, self._sensors, self._messages = (_ros(name) for name in ("rclpy", "sensor_msgs.msg", "interbotix_xs_msgs.msg"))
+        self._sensors, self._messages = (_imported(name, version) for name in ("sensor_msgs.msg", "interbotix_xs_msgs.msg"))
         self._lock, self._states = threading.Lock(), {}
-        self._context = self._ros.context.Context()
-        self._ros.init(context=self._context)
-        self._node = self._ros.create_node("clamp_jax", context=self._context)
+        self._transport = _transport(version)
         self._out = {side: self._publishers(name) for side, name in self._names.items()}
         for side, name in self._names.items():
-            self._node.create_subscription(self._sensors.JointState, f"/{name}/joint_states", self._hear(side), 1)
-        self._executor = self._ros.executors.SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
-        self._thread.start()
+            self._transport.subscribe(self._sensors.JointState, f"/{name}/joint_states", self._hear(side))
+        self._transport.start()
         try:
             self._wait(timeout_s)
         except RobotLost:
@@ -90,8 +95,8 @@ class Ros:
             group, single = self._messages.JointGroupCommand(), self._messages.JointSingleCommand()
             group.name, group.cmd = "arm", goal[:6]
             single.name, single.cmd = "gripper", arms.horn_from_gripper(goal[6])
-            self._out[side][0].publish(group)
-            self._out[side][1].publish(single)
+            for publish, message in zip(self._out[side], (group, single), strict=True):
+                publish(message)
 
     def observe(self) -> dict:
         """What the function that was handed in sees; RobotLost without one."""
@@ -109,14 +114,11 @@ class Ros:
 
     def close(self) -> None:
         """Leave ROS; the driver node goes on holding the arms."""
-        with contextlib.suppress(Exception):  # a context that is gone already
-            self._ros.shutdown(context=self._context)
-        self._thread.join(5)
-        self._node.destroy_node()
+        self._transport.close()
 
-    def _publishers(self, name: str) -> tuple[Any, Any]:
-        group = self._node.create_publisher(self._messages.JointGroupCommand, f"/{name}/commands/joint_group", 1)
-        return group, self._node.create_publisher(self._messages.JointSingleCommand, f"/{name}/commands/joint_single", 1)
+    def _publishers(self, name: str) -> tuple[Callable, Callable]:
+        topics = (self._messages.JointGroupCommand, "joint_group"), (self._messages.JointSingleCommand, "joint_single")
+        return tuple(self._transport.publisher(kind, f"/{name}/commands/{topic}") for kind, topic in topics)
 
     def _hear(self, side: str) -> Callable[[Any], None]:
         def hear(message: Any) -> None:
@@ -128,10 +130,6 @@ class Ros:
                 self._states[side] = state, time.monotonic()
 
         return hear
-
-    def _spin(self) -> None:
-        while self._ros.ok(context=self._context):
-            self._executor.spin_once(timeout_sec=0.1)
 
     def _wait(self, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
@@ -145,12 +143,23 @@ class Ros:
                 time.sleep(_FOLLOW_S)
 
 
-def _ros(name: str) -> Any:
+def _sourced() -> int:
+    """The version of ROS that this environment is of: each sets this variable when it is sourced."""
+    return 1 if os.environ.get("ROS_VERSION") == "1" else 2
+
+
+def _transport(version: int) -> Any:
+    """How messages go out and come in."""
+    transport = importlib.import_module(f"clamp_jax.deploy.robots.ros{version}").Transport
+    return transport(lambda name: _imported(name, version))
+
+
+def _imported(name: str, version: int) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        words = "the ROS adapter needs a sourced ROS 2 with the Interbotix X-series stack, in a Python that both it and this run on"
-        raise ImportError(f"{error}; {words}") from error
+        stack = f"a sourced ROS {version} with the Interbotix X-series stack"
+        raise ImportError(f"{error}; the ROS adapter needs {stack}, in a Python that both it and this run on") from error
 
 
 def _joints(message: Any) -> np.ndarray:
