@@ -1,4 +1,5 @@
 # make demo [SIZE=small|large] [DEVICE=cpu|cuda]   the whole way, from demonstrations to a moving robot; report in runs/demo
+# make cell-demo                                   a real cell's whole way on stand-ins: calibrate, record, fine-tune, serve, drive; runs/cell
 # make test                                        ruff and the tests
 # make test-slow                                   the tests that take minutes
 # make client                                      dist/clamp_client-*.whl, the robot's client, which does not pull jax
@@ -6,6 +7,7 @@ PYTHON ?= python3
 SIZE ?= small
 DEVICE ?= cpu
 OUT ?= runs/demo
+CELL_OUT ?= runs/cell
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(DEVICE)
@@ -14,7 +16,7 @@ EXTRA_cuda := test,viz,cuda
 PLATFORM_cpu := cpu
 PLATFORM_cuda := cuda
 
-.PHONY: demo client test test-slow lint install clean
+.PHONY: demo cell-demo client test test-slow lint install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -30,6 +32,9 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 
 demo: $(STAMP)
 	JAX_PLATFORMS=$(PLATFORM_$(DEVICE)) $(BIN)/python -m experiments.demo --size $(SIZE) --out $(OUT)
+
+cell-demo: $(STAMP)
+	JAX_PLATFORMS=$(PLATFORM_$(DEVICE)) $(BIN)/python -m experiments.cell_demo --out $(CELL_OUT)
 
 client: $(STAMP)
 	$(BIN)/python -m experiments.client_wheel --out dist

@@ -51,10 +51,11 @@ HELD_OUT_SEED = 1_000_000  # demonstrations for retrieval alone begin at this se
 class Demo:
     """The stages of one demo in one folder; each method is one kind of stage and returns plain numbers."""
 
-    def __init__(self, config: Any, run: Path, console: Console):
+    def __init__(self, config: Any, run: Path, console: Console, *, total: int | None = None):
+        """total: how many stages there will be; None: those of the demo."""
         self.config, self.run, self.console = config, run, console
         trained = len(config.policies) + sum(name != "scratch" for name in config.policies)
-        self.stages = Stages(run, lambda line: console.print(f"[bold]·[/] {line}"), total=OTHER_STAGES + trained)
+        self.stages = Stages(run, lambda line: console.print(f"[bold]·[/] {line}"), total=total or OTHER_STAGES + trained)
 
     def path(self, *parts: str) -> Path:
         """A path in the run's folder."""

@@ -1,30 +1,48 @@
 """What people do in a real cell, done by scripts in its stand-in: calibrate it, put things back, demonstrate, count successes."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from clamp_jax.deploy.calibration import CellCalibration, nominal
 from clamp_jax.deploy.client import Client
+from clamp_jax.deploy.imaging import SizedCameras
 from clamp_jax.deploy.projection import rigid
 from clamp_jax.deploy.robots import Robot
 from clamp_jax.deploy.robots.kept import Kept
 from clamp_jax.deploy.robots.viperx import ViperX
 from clamp_jax.deploy.safety import Safety
-from clamp_jax.structs import CONTROL_HZ
+from clamp_jax.sim import experts, rollout, scene, tasks
+from clamp_jax.sim.rollout import HOME_ACTION
 from data_tools.calibrate import trials
 from data_tools.calibrate.__main__ import calibrate
 from data_tools.calibrate.simulated import Painter
 from data_tools.calibrate.station import RobotStation
-from experiments import run_robot, standin
+from data_tools.generate import AFTER_SUCCESS
+from data_tools.record.follow import go, way
+from data_tools.record.keys import Nobody
+from data_tools.record.loop import Settings, record_episode
+from data_tools.record.packing import pack
+from data_tools.record.store import Store
+from experiments import driving, standin
 from experiments.standin import Body, StandIn
 
 EMPTY = "stack_blocks"  # a scene whose things can be put away
 AWAY_M = 2.0  # from the table's middle: where things are put that are in the way
 OFF_M = 0.03  # of a calibration that was left as it was
 TALK = 5  # ticks between two looks at whether a trial is won
+SETTLE_S = 0.5  # after the arms have come home
+LONGEST_S = 20.0  # of an episode
+APART = 100  # between the seeds of two episodes: an episode whose reset has no plan takes the next one
+CONNECT_S = 30.0  # how long to wait for a server
+
+Tell = Callable[[int, int, str], None]
 
 
 class Truth(NamedTuple):
@@ -104,34 +122,21 @@ def put_away(body: Body) -> None:
 
 
 def home(robot: Robot, safety: Safety) -> None:
-    """Bring the arms to where episodes begin; RuntimeError where the way there is not safe."""
-    import time
-
-    from clamp_jax.deploy.robots import path_to
-    from clamp_jax.sim.rollout import HOME_ACTION
-
-    last, velocity = robot.joints(), np.zeros(14)
-    start = time.monotonic()
-    for tick, wanted in enumerate(path_to(np.asarray(HOME_ACTION, float), last)):
-        time.sleep(max(start + tick / CONTROL_HZ - time.monotonic(), 0.0))
-        verdict = safety.check(wanted, last, velocity)
-        if verdict.command is None:
-            raise RuntimeError(f"the way home is not safe: {verdict.cause} of {verdict.detail}")
-        robot.joints()
-        robot.command(verdict.command)
-        velocity, last = (verdict.command - last) * CONTROL_HZ, verdict.command
-    time.sleep(0.5)
+    """Bring the arms to where episodes begin; UnsafeWay where the way there is not safe."""
+    last = robot.joints()
+    go(robot, way(safety, np.asarray(HOME_ACTION, float), last, alive=robot.joints))
+    time.sleep(SETTLE_S)
 
 
-def begin(stand: StandIn, qpos: np.ndarray, variant: int) -> None:
+def begin(robot: Robot, body: Body, qpos: np.ndarray, variant: int) -> None:
     """The arms home, the things where a trial begins."""
-    robot = stand.connected.robot
-    home(robot, Safety(robot.limits))
-    stand.body.put(qpos, variant)
+    with Kept(robot) as kept:
+        home(kept, Safety(robot.limits))
+        body.put(qpos, variant)
 
 
 class Script:
-    """An expert's commands as a source of a recorder."""
+    """An expert's commands as a source of the recorder."""
 
     def __init__(self, actions: np.ndarray):
         self._actions = actions
@@ -142,22 +147,61 @@ class Script:
         return np.asarray(self._actions[tick], float) if tick < len(self._actions) else None
 
 
-def scripts(task_name: str, seed: int) -> Iterator[tuple[np.ndarray, int, Script]]:
-    """(qpos, variant, script) of one reset after another for which the expert has a plan."""
-    import itertools
+class Expert:
+    """Resets of a task, and what the expert does from them."""
 
-    import jax
+    def __init__(self, task_name: str):
+        self._task, self._scene = tasks.get(task_name), scene.build(task_name)
+        self._reset = jax.jit(self._task.reset)
 
-    from clamp_jax.sim import experts, scene, tasks
-    from data_tools.generate import AFTER_SUCCESS
+    def plan(self, seed: int) -> tuple[np.ndarray, int, Script]:
+        """(qpos, variant, script) of the first reset from `seed` on for which there is a plan."""
+        for number in itertools.count(seed):
+            qpos, variant = (np.asarray(part) for part in self._reset(jax.random.key(number)))
+            with contextlib.suppress(experts.PlanError, experts.IKError):
+                actions = experts.plan(self._task, self._scene, qpos, int(variant), number)
+                return qpos, int(variant), Script(np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)]))
+        raise AssertionError("there are resets without end")
 
-    task, built = tasks.get(task_name), scene.build(task_name)
-    reset = jax.jit(task.reset)
-    for number in itertools.count(seed):
-        qpos, variant = (np.asarray(part) for part in reset(jax.random.key(number)))
-        with contextlib.suppress(experts.PlanError, experts.IKError):
-            actions = experts.plan(task, built, qpos, int(variant), number)
-            yield qpos, int(variant), Script(np.concatenate([actions, np.repeat(actions[-1:], AFTER_SUCCESS, axis=0)]))
+    def instruction(self, variant: int) -> str:
+        """The sentence of a variant."""
+        return self._task.instructions[variant]
+
+
+class Recording(NamedTuple):
+    """What is recorded."""
+
+    task: str
+    episodes: int
+    images_hz: float
+    seed: int  # of the first episode's reset
+    side: int  # pixels of the square images
+
+
+def record(out: Path, truth: Truth, calibration: CellCalibration, how: Recording, tell: Tell) -> dict[str, Any]:
+    """Record an expert's episodes into `out` and make the data set `out`/data; what is there already is kept.
+
+    An episode in which the task was not done is dropped, as a person would. Returns counts, and seconds by episode.
+    """
+    size, expert, seconds, missed = (how.side, how.side), Expert(how.task), [], 0
+    with Store(out) as store, standin.stand_in(how.task, truth.cell, calibration, size) as stand:
+        settings = Settings(how.task, "", calibration, seconds=LONGEST_S, size=size, images_hz=how.images_hz)
+        cameras = SizedCameras(stand.connected.cameras, calibration, size)
+        with Kept(stand.connected.robot) as robot:
+            while (done := len(store.finished())) < how.episodes:
+                path, began = store.next(), time.monotonic()
+                qpos, variant, script = expert.plan(how.seed + APART * int(path.stem))
+                begin(robot, stand.body, qpos, variant)
+                told = settings._replace(instruction=expert.instruction(variant))
+                result = record_episode(robot, cameras, script, told, Nobody(), path=path)
+                if not stand.body.state()["success"]:
+                    store.drop(result.path)
+                seconds.append(time.monotonic() - began)
+                missed += result.missed
+                tell(done + 1, how.episodes, f"{len(list(store.folder.glob('*.dropped')))} dropped")
+        dropped = len(list(store.folder.glob("*.dropped")))
+    pack(out)
+    return {"episodes": how.episodes, "dropped": dropped, "missed_ticks": missed, "seconds_each": float(np.mean(seconds or [0.0]))}
 
 
 class Trials(NamedTuple):
@@ -169,17 +213,14 @@ class Trials(NamedTuple):
     seed: int
 
 
-def drive(stand: StandIn, url: str, how: Trials, tell: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, Any]:
-    """Try a served policy from the initial states of evaluation; {"successes", "trials", "won", "missed_deadlines", "held"}."""
-    from clamp_jax.sim import rollout, tasks
-
-    task = tasks.get(how.task)
-    starts = rollout.initial_states(task, how.count, how.seed)
+def drive(stand: StandIn, url: str, how: Trials, tell: Tell) -> dict[str, Any]:
+    """Try a served policy from the initial states of evaluation; {"successes", "trials", "won", ...}."""
+    starts = rollout.initial_states(tasks.get(how.task), how.count, how.seed)
     won, reports = [], []
     with Client(url) as client:
-        client.connect(run_robot.CONNECT_S)
+        client.connect(CONNECT_S)
         for number, (qpos, variant) in enumerate(zip(starts.qpos, starts.variant, strict=True)):
-            begin(stand, qpos, int(variant))
+            begin(stand.connected.robot, stand.body, qpos, int(variant))
             success, report = trial(stand, client, how, number)
             won.append(success)
             reports.append(report)
@@ -192,7 +233,7 @@ def drive(stand: StandIn, url: str, how: Trials, tell: Callable[[int, int, str],
 
 def trial(stand: StandIn, client: Client, how: Trials, number: int) -> tuple[bool, Any]:
     """One trial, ended when it is won or its time is over."""
-    episode = run_robot.Episode(how.task, how.seconds, how.seed + number)
+    episode = driving.Episode(how.task, how.seconds, how.seed + number)
     looked = {"ticks": 0, "won": False}
 
     def over() -> bool:
@@ -202,5 +243,5 @@ def trial(stand: StandIn, client: Client, how: Trials, number: int) -> tuple[boo
         return looked["won"]
 
     times: list[float] = []
-    report = run_robot.drive(stand.connected.robot, run_robot.planner(stand.connected.robot, client, times), episode, stop=over)
+    report = driving.drive(stand.connected.robot, driving.planner(stand.connected.robot, client, times), episode, stop=over)
     return bool(looked["won"] or stand.body.state()["success"]), report
