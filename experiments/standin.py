@@ -30,7 +30,7 @@ from experiments.cell_bus import SharedPlant
 START_S, ANSWER_S = 120.0, 5.0  # how long the cell's process may take to start, and to answer
 SIZE = (480, 848)  # of the cameras' images, as clamp_jax/deploy/cameras/realsense.py opens them
 DEPTH_UNIT_M = 1e-4  # a D405's
-MOTION = Motion(watchdog_s=2.0)  # a robot's is 0.5: its computer does not draw the images as well
+MOTION = Motion(watchdog_s=3.0, patience_s=2.0)  # longer than a robot's: its computer does not draw the images and move the arms as well
 
 
 class World:
