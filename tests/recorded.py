@@ -21,20 +21,37 @@ from data_tools.record.loop import Settings, head_of, record_episode
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
 SIZE = (6, 8)
 CALIBRATION = calibration.nominal(*SIZE)
+FURTHER_S = 0.015  # less than a period
+UNSEEN_S = 0.1
 
 
 class Patient(Clock):
-    """Stands still while the machine is late: whoever waits is never late by more than a millisecond or two."""
+    """Goes on to the moment that is waited for and hardly further: however late the machine is, the recorder is not.
+
+    Nor goes it on for long without a look at the cameras, of which `looked` is told.
+    """
 
     def __init__(self):
-        self._late_s = 0.0
+        self._leapt_to, self.looked = 0.0, np.inf
+        self._set(time.monotonic(), FURTHER_S)
+
+    def _set(self, moment, further_s):
+        self._behind_s, self._limit = time.monotonic() - moment, moment + further_s
 
     def now(self):
-        return time.monotonic() - self._late_s
+        return min(time.monotonic() - self._behind_s, self._limit)
 
     def wait_until(self, moment):
-        super().wait_until(moment)
-        self._late_s += max(self.now() - moment - 0.001, 0.0)
+        time.sleep(max(moment - (time.monotonic() - self._behind_s), 0.0))
+        patience = time.monotonic() + 5
+        while moment - self.looked > UNSEEN_S and time.monotonic() < patience:
+            time.sleep(0.001)
+        self._set(max(moment, self._leapt_to), FURTHER_S)
+
+    def leap(self, seconds):
+        """As if the machine had stood still for so long."""
+        self._leapt_to = self.now() + seconds
+        self._set(self._leapt_to, 0.0)
 
 
 class FakeRobot:
@@ -71,14 +88,17 @@ class FakeCameras:
     """`fps` frames a second, of brightness and depth that count them; `at(name, number, time)` may change the time or raise."""
 
     def __init__(self, fps=30.0, size=SIZE, names=CAMERAS, *, clock=None):
-        self.size, self.names, self._fps, self.clock = size, names, fps, clock or Clock()
+        self.size, self.names, self._fps, self.clock = size, names, fps, clock or Patient()
         self._start = self.clock.now()
         self.at = lambda name, number, time_s: time_s
 
     def frames(self):
-        number = int((self.clock.now() - self._start) * self._fps)
+        now = self.clock.now()
+        number = int((now - self._start) * self._fps)
         time_s = self._start + number / self._fps
-        return {name: self._frame(name, number, self.at(name, number, time_s)) for name in self.names}
+        found = {name: self._frame(name, number, self.at(name, number, time_s)) for name in self.names}
+        self.clock.looked = now
+        return found
 
     def _frame(self, name, number, time_s):
         rgb = np.full((*self.size, 3), number % 256, np.uint8)
@@ -147,7 +167,7 @@ class Person:
 def cell(size):
     """A cell for `--cell recorded:cell`."""
     del size
-    yield Connected(FakeRobot(), FakeCameras(), CALIBRATION, Person())
+    yield Connected(FakeRobot(), FakeCameras(clock=Clock()), CALIBRATION, Person())
 
 
 def record(folder, source=None, *, robot=None, cameras=None, number=7, pressed=(), **changed):

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
-from recorded import CALIBRATION, HOME, FakeCameras, FakeRobot, Person, Pressed, Wave, fill, record, settings, small_disk
+from recorded import CALIBRATION, HOME, FakeCameras, FakeRobot, Patient, Person, Pressed, Wave, fill, record, settings, small_disk
 
 from clamp_jax.data.folders import Reader
 from clamp_jax.data.records import encode, encode_frame, frames_of
-from clamp_jax.deploy.control import Clock
 from clamp_jax.structs import CAMERAS
 from data_tools.record import files, keys, packing, sources, store
 from data_tools.record.__main__ import main, parse
@@ -37,7 +36,9 @@ def session(folder, pressed, episodes=2, *, robot=None, said=None):
     robot, said = robot or FakeRobot(), [] if said is None else said
     with store.Store(folder) as kept:
         begin = functools.partial(contextlib.nullcontext, Wave(10))
-        return Session(robot, FakeCameras(), begin, settings(), keys=pressed, store=kept, tell=said.append).run(episodes)
+        cameras = FakeCameras()
+        made = Session(robot, cameras, begin, settings(), keys=pressed, store=kept, tell=said.append, clock=cameras.clock)
+        return made.run(episodes)
 
 
 def names(folder):
@@ -112,7 +113,7 @@ def test_leaders_are_followed_from_where_they_are(tmp_path):
 
 
 def test_guided_arms_lose_their_torque_after_a_confirmation_alone_and_an_action_is_what_is_measured_a_tick_later(tmp_path):
-    robot, clock = FakeRobot(), Clock()
+    robot, clock = FakeRobot(), Patient()
     with sources.guided(robot, Pressed(["", keys.START]), clock, lambda text: None) as source:
         assert source is None and robot.torque
     number = iter(range(1000))
@@ -120,7 +121,8 @@ def test_guided_arms_lose_their_torque_after_a_confirmation_alone_and_an_action_
     with sources.guided(robot, Pressed([keys.HELD]), clock, lambda text: None) as source:
         assert not robot.torque
         pressed = Pressed([""] * 30 + [keys.START])
-        result = record_episode(robot, FakeCameras(), source, settings(actions=files.MEASURED), pressed, path=tmp_path / "000000.episode")
+        about, cameras, path = settings(actions=files.MEASURED), FakeCameras(), tmp_path / "000000.episode"
+        result = record_episode(robot, cameras, source, about, pressed, path=path, clock=cameras.clock)
     assert robot.torque and not robot.commands
     episode = files.read_episode(result.path)
     np.testing.assert_array_equal(episode.actions[:-1], episode.joints[1:])

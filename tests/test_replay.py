@@ -30,7 +30,7 @@ class Lagging(FakeRobot):
 
 @pytest.fixture(scope="module")
 def episode(tmp_path_factory):
-    cameras = FakeCameras(clock=Patient())
+    cameras = FakeCameras()
     path = tmp_path_factory.mktemp("taken") / "000000.episode"
     record_episode(FakeRobot(), cameras, Wave(50), settings(), Pressed(), path=path, clock=cameras.clock)
     return path

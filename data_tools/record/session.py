@@ -21,10 +21,19 @@ class Session:
     """Records into a store until it has so many episodes, or somebody ends it."""
 
     def __init__(
-        self, robot: Robot, cameras: Cameras, begin: Begin, settings: Settings, *, keys: Keys, store: Store, tell: Callable = print
+        self,
+        robot: Robot,
+        cameras: Cameras,
+        begin: Begin,
+        settings: Settings,
+        *,
+        keys: Keys,
+        store: Store,
+        tell: Callable[[str], None] = print,
+        clock: Clock | None = None,
     ):
         self._robot, self._cameras, self._begin, self._settings = robot, cameras, begin, settings
-        self._keys, self._store, self._tell, self._clock = keys, store, tell, Clock()
+        self._keys, self._store, self._tell, self._clock = keys, store, tell, clock or Clock()
 
     def run(self, episodes: int) -> int:
         """How many finished episodes there are at the end. RobotLost, CameraLost, RecordingStopped, OSError as `record_episode`."""

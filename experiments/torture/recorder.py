@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from clamp_jax.deploy import calibration
-from clamp_jax.deploy.cameras import Frame
+from clamp_jax.deploy.cameras import CameraLost, Frame
 from clamp_jax.deploy.safety import aloha_limits
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import ACTION_DIM, CAMERAS, CONTROL_HZ
@@ -22,6 +22,7 @@ from data_tools.record.keys import Nobody
 from data_tools.record.loop import Settings
 from data_tools.record.session import Session
 from data_tools.record.store import Store, finished
+from data_tools.record.stream import RecordingStopped
 from experiments.torture.life import Life
 
 HOME = np.tile([*aloha.HOME_COMMAND[:6], 0.5], 2)
@@ -90,7 +91,10 @@ def live(folder: Path, episodes: int, *, slow: bool) -> None:
             arms.begin(store.next().stem)
             yield Swing(int(store.next().stem))
 
-        Session(arms, Lenses(), begin, settings, keys=Nobody(), store=store).run(episodes)
+        session = Session(arms, Lenses(), begin, settings, keys=Nobody(), store=store)
+        while len(store.finished()) < episodes:
+            with contextlib.suppress(RecordingStopped, CameraLost):  # a machine that is short of processors is not what is tried here
+                session.run(episodes)
 
 
 @contextlib.contextmanager
