@@ -30,6 +30,7 @@ from data_tools.record.keys import Nobody
 from data_tools.record.loop import Settings, record_episode
 from data_tools.record.packing import pack
 from data_tools.record.store import Store
+from data_tools.record.stream import RecordingStopped
 from experiments import driving, standin
 from experiments.standin import Body, StandIn
 
@@ -183,7 +184,7 @@ def record(out: Path, truth: Truth, calibration: CellCalibration, how: Recording
 
     An episode in which the task was not done is dropped, as a person would. Returns counts, and seconds by episode.
     """
-    size, expert, seconds, missed = (how.side, how.side), Expert(how.task), [], 0
+    size, expert, seconds, missed, stopped = (how.side, how.side), Expert(how.task), [], 0, 0
     with Store(out) as store, standin.stand_in(how.task, truth.cell, calibration, size) as stand:
         settings = Settings(how.task, "", calibration, seconds=LONGEST_S, size=size, images_hz=how.images_hz)
         cameras = SizedCameras(stand.connected.cameras, calibration, size)
@@ -193,7 +194,13 @@ def record(out: Path, truth: Truth, calibration: CellCalibration, how: Recording
                 qpos, variant, script = expert.plan(how.seed + APART * int(path.stem))
                 begin(robot, stand.body, qpos, variant)
                 told = settings._replace(instruction=expert.instruction(variant))
-                result = record_episode(robot, cameras, script, told, Nobody(), path=path)
+                try:
+                    result = record_episode(robot, cameras, script, told, Nobody(), path=path)
+                except RecordingStopped:  # this computer was busy: a person records the episode again
+                    stopped += 1
+                    if stopped > how.episodes:
+                        raise
+                    continue
                 if not stand.body.state()["success"]:
                     store.drop(result.path)
                 seconds.append(time.monotonic() - began)
@@ -201,7 +208,8 @@ def record(out: Path, truth: Truth, calibration: CellCalibration, how: Recording
                 tell(done + 1, how.episodes, f"{len(list(store.folder.glob('*.dropped')))} dropped")
         dropped = len(list(store.folder.glob("*.dropped")))
     pack(out)
-    return {"episodes": how.episodes, "dropped": dropped, "missed_ticks": missed, "seconds_each": float(np.mean(seconds or [0.0]))}
+    counts = {"episodes": how.episodes, "dropped": dropped, "stopped": stopped, "missed_ticks": missed}
+    return counts | {"seconds_each": float(np.mean(seconds or [0.0]))}
 
 
 class Trials(NamedTuple):

@@ -253,6 +253,7 @@ def stand_in(
     body = Body(task)
     try:
         cameras = D405s(body, task, truth, preset=preset)
+        cameras.frames()  # compiles, before the arms' watchdogs are on and a recorder counts the seconds
         seen, fields = sized(cameras, told, size)
         with ViperX(body.ports, seen, fields, motion=MOTION) as robot:
             yield StandIn(Connected(robot, cameras, told, None), body)
