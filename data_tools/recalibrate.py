@@ -29,7 +29,7 @@ def recalibrate(source: Path, calibration: CellCalibration, out: Path) -> Path:
     origin = reader.meta.get("origin", {}) | {"calibrations": [calibration.id]}
     with Writer(out, task=reader.task, kind="image", origin=origin) as writer:
         for index in range(len(reader)):
-            writer.add(replaced(reader[index], calibration))
+            writer.add(replaced(reader.read_images(index), calibration))
     return out
 
 

@@ -20,6 +20,7 @@ from clamp_jax.deploy import protocol
 from clamp_jax.deploy.calibration import CellCalibration
 from clamp_jax.deploy.cameras import Frame
 from clamp_jax.deploy.cell import Connected, sized
+from clamp_jax.deploy.projection import directions, pixel_centres
 from clamp_jax.deploy.robots import RobotLost, emulator
 from clamp_jax.deploy.robots.arm import Motion
 from clamp_jax.deploy.robots.viperx import ViperX
@@ -30,6 +31,8 @@ from experiments.cell_bus import SharedPlant
 START_S, ANSWER_S = 120.0, 5.0  # how long the cell's process may take to start, and to answer
 SIZE = (480, 848)  # of the cameras' images, as clamp_jax/deploy/cameras/realsense.py opens them
 DEPTH_UNIT_M = 1e-4  # a D405's
+DRAWN = 2  # pixels of an image that are drawn as one: a quarter of the time, and a policy's images are smaller still
+ROUNDING = 1e-9  # px, of a ray that goes there and back
 MOTION = Motion(watchdog_s=3.0, patience_s=2.0)  # longer than a robot's: its computer does not draw the images and move the arms as well
 
 
@@ -175,10 +178,11 @@ class D405s:
 
         state, capacity = padded_scene(scene.build(task))
         size = next(iter(cell.cameras.values())).image_size
-        config = fixed_looks(sensors.SensorConfig(*size, capacity, **_faults(sensors.preset(preset))))
-        self._sense, self._body, self._cell, self._keys = rollout.make_sense(state, simulators(cell), config), body, cell, jax.random
+        drawn = (size[0] // DRAWN, size[1] // DRAWN)
+        config = fixed_looks(sensors.SensorConfig(*drawn, capacity, **_faults(sensors.preset(preset))))
+        self._sense, self._body, self._cell, self._keys = rollout.make_sense(state, simulators(cell, drawn), config), body, cell, jax.random
         self._trial, self._seen, self._lock = jax.random.key(seed), 0, threading.Lock()
-        self._lenses = {name: _lens(camera, size) for name, camera in cell.cameras.items()}
+        self._lenses = {name: _lens(camera, drawn) for name, camera in cell.cameras.items()}
         self._devices = software_devices(cell)
 
     def frames(self) -> dict[str, Frame]:
@@ -210,22 +214,20 @@ def _faults(config: Any) -> dict[str, Any]:
     return kept | {"camera_jitter_m": 0.0, "camera_jitter_rad": 0.0, "image_delay_s": 0.0, "joint_delay_s": 0.0}
 
 
-def _lens(camera: files.CalibratedCamera, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) flat index of the pinhole's pixel that a lens shows at each of its own; the border goes on outside."""
-    from clamp_jax.deploy.projection import directions, pixel_centres
-
-    rays = directions(pixel_centres(*size), camera.intrinsics, camera.distortion)
-    fx, fy, cx, cy = camera.intrinsics
-    column = np.clip(np.floor(fx * rays[:, 0] + cx), 0, size[1] - 1).astype(int)
-    row = np.clip(np.floor(fy * rays[:, 1] + cy), 0, size[0] - 1).astype(int)
-    return (row * size[1] + column).reshape(size)
+def _lens(camera: files.CalibratedCamera, drawn: tuple[int, int]) -> np.ndarray:
+    """(h, w) flat index of the pixel of a pinhole's image of size `drawn` that a lens shows at each of its own; borders go on outside."""
+    rays = directions(pixel_centres(*camera.image_size), camera.intrinsics, camera.distortion)
+    fx, fy, cx, cy = files.scaled(camera.intrinsics, camera.image_size, drawn)
+    column = np.clip(np.floor(fx * rays[:, 0] + cx + ROUNDING), 0, drawn[1] - 1).astype(int)
+    row = np.clip(np.floor(fy * rays[:, 1] + cy + ROUNDING), 0, drawn[0] - 1).astype(int)
+    return (row * drawn[1] + column).reshape(camera.image_size)
 
 
-def simulators(cell: CellCalibration) -> Any:
-    """structs.Calibration of a cell, for the sensors."""
+def simulators(cell: CellCalibration, size: tuple[int, int]) -> Any:
+    """structs.Calibration of a cell, for the sensors, of images of `size` (height, width)."""
     from clamp_jax.structs import Calibration
 
-    values = files.fields(cell, next(iter(cell.cameras.values())).image_size)
+    values = files.fields(cell, size)
     return Calibration(*(getattr(values, name) for name in Calibration._fields))
 
 

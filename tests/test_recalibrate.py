@@ -17,7 +17,7 @@ def recorded(tmp_path_factory):
     drawn = Reader(synthetic.write(root / "drawn", 2, kind="image", steps=60) or root / "drawn")
     with Writer(root / "recorded", task=drawn.task, kind="image", origin={"calibrations": ["before"], "hz": 50}) as writer:
         for index in range(len(drawn)):
-            writer.add(drawn[index])
+            writer.add(drawn.read_images(index))
     return root / "recorded"
 
 
@@ -30,15 +30,15 @@ def moved(size):
 
 def test_only_the_calibration_changes(recorded, tmp_path):
     before = Reader(recorded)
-    calibration = moved(before[0].rgb.shape[2:4])
+    calibration = moved(before.read_images(0).rgb.shape[2:4])
     files.write(calibration, tmp_path / "calibration.json")
     words = ["--data", str(recorded), "--calibration", str(tmp_path / "calibration.json"), "--out", str(tmp_path / "out")]
     assert main(words) == 0
     after = Reader(tmp_path / "out")
     assert len(after) == len(before) == 2 and after.meta["origin"] == {"calibrations": [calibration.id], "hz": 50}
-    expected = files.fields(calibration, before[0].rgb.shape[2:4], CAMERAS)
+    expected = files.fields(calibration, before.read_images(0).rgb.shape[2:4], CAMERAS)
     for index in range(2):
-        old, new = before[index], after[index]
+        old, new = before.read_images(index), after.read_images(index)
         for name in ("rgb", "depth_m", "joints", "actions", "ticks", "progress"):
             np.testing.assert_array_equal(getattr(new, name), getattr(old, name))
         for name in Calibration._fields:

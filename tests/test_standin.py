@@ -12,7 +12,7 @@ from clamp_jax.sim import scene, tasks
 from clamp_jax.structs import CAMERAS
 from experiments import rehearsal, standin
 
-TASK, SIZE = "drawer_close", (48, 85)
+TASK, SIZE = "drawer_close", (96, 170)
 LENS, NO_LENS = np.array([-0.3, 0.1, 0.0, 0.0, 0.0]), np.zeros(5)
 
 
@@ -55,7 +55,7 @@ def test_depth_of_the_table_lies_on_the_table(frames):
     points = transform(camera.parent_from_camera, unproject(frame.depth_m, camera.intrinsics, np.zeros(5)))
     near = (np.abs(points[:, 0]) < 0.5) & (np.abs(points[:, 1]) < 0.3) & (frame.depth_m.reshape(-1) > 0)
     z = np.sort(points[near, 2])
-    assert near.sum() > 300 and abs(np.median(z) - 0.030) < 0.001
+    assert near.sum() > 300 and abs(np.median(z) - 0.030) < 0.004  # half a drawn pixel, 12 mm wide here, on a slanted look
 
 
 def test_a_lens_shows_a_point_where_the_projection_through_it_does(frames):
@@ -114,9 +114,10 @@ def test_hidden_cameras_are_near_the_drawing_and_not_on_it_and_bases_are_on_it()
 
 def test_lenses_of_the_stand_in_agree_with_the_projection():
     camera = cell(LENS).cameras["overhead"]
-    index = standin._lens(camera, SIZE)
+    drawn = (SIZE[0] // standin.DRAWN, SIZE[1] // standin.DRAWN)
+    index = standin._lens(camera, drawn)
     point = np.array([[0.1, -0.05, 1.0]])
     u, v = project(point, camera.intrinsics, LENS)[0]
     straight = project(point, camera.intrinsics, np.zeros(5))[0]
-    row, column = divmod(int(index[int(v), int(u)]), SIZE[1])
-    assert np.abs(np.array([column + 0.5, row + 0.5]) - straight).max() < 1.5
+    row, column = divmod(int(index[int(v), int(u)]), drawn[1])
+    assert np.abs(standin.DRAWN * np.array([column + 0.5, row + 0.5]) - straight).max() < standin.DRAWN

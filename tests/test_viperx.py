@@ -95,7 +95,7 @@ def test_a_fault_ends_in_a_hold_and_names_joint_and_cause(name):
 
 
 def test_a_driver_that_does_not_look_is_found_out(monkeypatch):
-    monkeypatch.setattr("clamp_jax.deploy.robots.arm.Arm._look_after", lambda self, servo, ticks: None)
+    monkeypatch.setattr("clamp_jax.deploy.robots.arm.Arm._look_after", lambda self, servo: None)
     monkeypatch.setattr(torture, "TICKS", 12)
     found = torture.torture(1, names=("refuses",))
     assert not found["good"] and "not seen" in found["wrong"][0]

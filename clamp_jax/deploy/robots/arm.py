@@ -48,7 +48,7 @@ class Arm:
     def joints(self) -> list[float]:
         """Measured joints (7,): rad, gripper 0 closed, 1 open. Looks after one more servo each time."""
         ticks = self._ticks()
-        self._look_after(SERVOS[self._turn % len(SERVOS)], dict(zip((servo.id for servo in LEADERS), ticks, strict=True)))
+        self._look_after(SERVOS[self._turn % len(SERVOS)])
         self._turn += 1
         return _joints(ticks)
 
@@ -93,7 +93,7 @@ class Arm:
     def _check_goals(self) -> None:
         """BusFault when a joint would leap as its torque comes on: misread, or pushed far outside its limits by hand."""
         for identity, health in self._line.sync_read(*_HEALTH, list(self._goals)).items():
-            leap = abs(reg.signed(_field(health, reg.PRESENT_POSITION), 4) - _field(health, reg.GOAL_POSITION)) * reg.RAD_PER_TICK
+            leap = abs(_position(health) - _field(health, reg.GOAL_POSITION)) * reg.RAD_PER_TICK
             if leap > LEAP_RAD and not _field(health, reg.TORQUE):
                 cause = f"stands {leap:.2f} rad from where it would be held"
                 raise BusFault(self._line.name(identity), cause, "move it by hand inside its limits, then connect anew")
@@ -136,10 +136,11 @@ class Arm:
             if found != expected:
                 raise BusFault(name, f"its {word} is {found}, expected {expected}", SET_UP)
 
-    def _look_after(self, servo: ServoSetup, ticks: dict[int, int]) -> None:
-        """Whether a servo still has its torque, its watchdog, and the goal that it was sent."""
-        data = self._line.sync_read(*_HEALTH, [servo.id])[servo.id]
+    def _look_after(self, servo: ServoSetup) -> None:
+        """Whether a servo still has its torque, its watchdog, the goal that it was sent, and stands with the other one of its joint."""
         name, leader = self._line.name(servo.id), servo.follows or servo.id
+        found = self._line.sync_read(*_HEALTH, sorted({leader, servo.id}))  # both at once: this program may pause between two reads
+        data = found[servo.id]
         if bits := _field(data, reg.HARDWARE_ERROR):
             raise hardware_fault(name, bits)
         if self._limp:  # without torque there is no goal to keep
@@ -152,7 +153,7 @@ class Arm:
         goal = _field(data, reg.GOAL_POSITION)
         if goal != self._goals[leader]:
             raise BusFault(name, f"its goal is {goal}, {self._goals[leader]} was sent", "see whether another program uses the bus")
-        apart = abs(_field(data, reg.PRESENT_POSITION) - ticks[leader]) * reg.RAD_PER_TICK
+        apart = abs(_position(data) - _position(found[leader])) * reg.RAD_PER_TICK
         if servo.follows and apart > SHADOW_RAD + _moved(data):
             raise BusFault(name, f"stands {apart:.2f} rad apart from id {leader} on the same joint", SET_UP)
 
@@ -187,7 +188,12 @@ def _field(data: bytes, register: reg.Register, first: int = reg.TORQUE.address)
     return int.from_bytes(data[start : start + register.size], "little")
 
 
+def _position(health: bytes) -> int:
+    """Ticks."""
+    return reg.signed(_field(health, reg.PRESENT_POSITION), 4)
+
+
 def _moved(health: bytes) -> float:
-    """How far a joint may have gone between two reads, rad."""
+    """How far a joint may have gone between two servos' answers, rad: they come after one another."""
     velocity = reg.signed(_field(health, reg.PRESENT_VELOCITY), 4)
     return abs(velocity) * reg.VELOCITY_UNIT * 0.05
