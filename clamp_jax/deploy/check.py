@@ -1,7 +1,8 @@
 """Whether a cell is still as it was calibrated, before anything moves: what cameras measure against the table and the arms. Numpy only.
 
-Table: a plane fitted to each camera's points. Arms: their capsules (capsules.py) drawn from the measured joints and the bases against
-what stands out from the table, as the best shift in pixels of an image 640 wide; that is the frame's origin in x and y too.
+Table: the plane of most of the area that each camera measures near it. Arms: their capsules (capsules.py) drawn from the measured
+joints and the bases against what stands out from the table near them, as the best shift in pixels of an image 640 wide; that is the
+frame's origin in x and y too. Things may lie on the table: they are less of its area than what is free, and not so near to the arms.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,10 @@ TABLE_M, TILT_DEG, SHIFT_PX = 0.005, 1.0, 8.0  # more than this is refused
 OLDEST_S, SLOWEST_HZ = 0.2, 15.0  # of an image; ours: a D405 gives 30 a second
 _NEAR_TABLE_M = 0.10  # a table that is further off is not looked for
 _LEAST_POINTS = 400
+_CELL_M = 0.02  # squares of the table that count alike, whether they are seen steeply by many pixels or from afar by one
+_LEAST_CELLS = 30
+_TRIPLES, _SLOPE_DEG, _NEAR_PLANE_M = 400, 10.0, 0.008  # of the search for the plane that most squares agree on
+_NEAR_ARM_M = 0.15  # from a capsule: farther off it is a thing
 _LEAST_SHARE = 0.02  # of the image that the arms must take to be found
 _WIDTH = 640  # columns of the image in whose pixels shifts are said: ALOHA's
 _SIDE = 480  # columns at which arms are compared, at most
@@ -54,9 +59,10 @@ def check(
     Raises CalibrationError where the calibration lacks a camera.
     """
     require(calibration, tuple(frames))
-    found = _joints(joints, limits) + _ages(calibration, frames, now_s, rates_hz or {})
+    found, rates = _joints(joints, limits) + _ages(calibration, frames, now_s), _rates(rates_hz or {})
     if not all(finding.good for finding in found):
-        return found  # depth would be laid where the arms are not
+        return found + rates  # depth would be laid where the arms are not
+    found += rates
     tables = 0
     for name, frame in frames.items():
         camera = _Seen(calibration, name, np.asarray(frame.depth_m), np.asarray(joints, float))
@@ -85,7 +91,7 @@ def _joints(joints: np.ndarray, limits: Limits) -> list[Finding]:
     ]
 
 
-def _ages(calibration: CellCalibration, frames: Mapping[str, Any], now_s: float, rates_hz: Mapping[str, float]) -> list[Finding]:
+def _ages(calibration: CellCalibration, frames: Mapping[str, Any], now_s: float) -> list[Finding]:
     found = []
     for name in calibration.cameras:
         if name not in frames:
@@ -94,12 +100,12 @@ def _ages(calibration: CellCalibration, frames: Mapping[str, Any], now_s: float,
         age = now_s - float(frames[name].time_s)
         good = -0.01 <= age <= OLDEST_S
         found.append(Finding(f"age of camera {name}", age, OLDEST_S, "s", good, "look at its cable and port, and at the clocks"))
-        if name in rates_hz:
-            good = rates_hz[name] >= SLOWEST_HZ
-            found.append(
-                Finding(f"rate of camera {name}", rates_hz[name], SLOWEST_HZ, "Hz", good, "USB 3, one hub for no more than two cameras")
-            )
     return found
+
+
+def _rates(rates_hz: Mapping[str, float]) -> list[Finding]:
+    cure = "USB 3, one hub for no more than two cameras"
+    return [Finding(f"rate of camera {name}", rate, SLOWEST_HZ, "Hz", rate >= SLOWEST_HZ, cure) for name, rate in rates_hz.items()]
 
 
 class _Seen:
@@ -124,8 +130,8 @@ class _Seen:
         near = (
             self._valid & np.all(np.abs(self._points[:, :2]) < half, -1) & (np.abs(self._points[:, 2] - aloha.TABLE_TOP_Z) < _NEAR_TABLE_M)
         )
-        points = self._points[near]
-        if len(points) < _LEAST_POINTS:
+        points = _squares(self._points[near])
+        if near.sum() < _LEAST_POINTS or len(points) < _LEAST_CELLS:
             return []
         plane = _plane(points)
         height = abs(plane[2] - aloha.TABLE_TOP_Z)
@@ -140,7 +146,9 @@ class _Seen:
         """The shift between where the arms are measured and where their joints put them; nothing where they are out of view."""
         drawn = self._drawn()
         inside = np.all(np.abs(self._points[:, :2]) < 0.75, -1)
-        out = (self._valid & inside & (self._points[:, 2] > aloha.TABLE_TOP_Z + 0.05)).reshape(self._shape)
+        out = self._valid & inside & (self._points[:, 2] > aloha.TABLE_TOP_Z + 0.05)
+        out[out] = _off(self._points[out], self._axes) < _NEAR_ARM_M
+        out = out.reshape(self._shape)
         if min(drawn.mean(), out.mean()) < _LEAST_SHARE:
             return []
         shift = float(np.linalg.norm(_shift(out, drawn))) * self._per_pixel
@@ -161,14 +169,47 @@ class _Seen:
         return image
 
 
+def _squares(points: np.ndarray) -> np.ndarray:
+    """(m, 3) of points (n, 3): in each square of the table that has some, the one of median height."""
+    square = np.floor(points[:, :2] / _CELL_M).astype(int)
+    order = np.lexsort((points[:, 2], square[:, 0], square[:, 1]))
+    _, starts, counts = np.unique(square[order], axis=0, return_index=True, return_counts=True)
+    return points[order[starts + counts // 2]] if len(points) else points
+
+
 def _plane(points: np.ndarray) -> np.ndarray:
-    """a, b, c of z = a x + b y + c through most points (n, 3): least squares, again without what is far off."""
-    kept = points
+    """a, b, c of z = a x + b y + c through most points (n, 3): least squares from where most agree, again without what is far off."""
+    plane = _agreed(points)
     for _ in range(8):
-        plane = np.linalg.lstsq(np.column_stack([kept[:, :2], np.ones(len(kept))]), kept[:, 2], rcond=None)[0]
         off = np.abs(points[:, 2] - points[:, :2] @ plane[:2] - plane[2])
         kept = points[off <= max(2.0 * np.median(off), 0.002)]
+        plane = np.linalg.lstsq(np.column_stack([kept[:, :2], np.ones(len(kept))]), kept[:, 2], rcond=None)[0]
     return plane
+
+
+def _agreed(points: np.ndarray) -> np.ndarray:
+    """a, b, c of that of many planes through three points each that most points are near to; level where none is nearly so."""
+    first, second, third = points[np.random.default_rng(0).integers(len(points), size=(3, _TRIPLES))]
+    normal = np.cross(second - first, third - first)
+    length = np.linalg.norm(normal, axis=-1)
+    steep = np.abs(normal[:, 2]) <= np.cos(np.radians(_SLOPE_DEG)) * length
+    normal[steep | (length < _CELL_M**2)] = 0, 0, 1
+    slope = -normal[:, :2] / normal[:, 2:]
+    height = first[:, 2] - np.sum(slope * first[:, :2], -1)
+    near = np.abs(points[:, 2:] - points[:, :2] @ slope.T - height) < _NEAR_PLANE_M
+    best = int(near.sum(0).argmax())
+    return np.array([*slope[best], height[best]])
+
+
+def _off(points: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """(n,) m from points (n, 3) to the nearest capsule of both arms, axes (2, c, 2, 3)."""
+    least = np.full(len(points), np.inf)
+    for arm in axes:
+        for (start, stop), radius in zip(arm, capsules.RADII, strict=True):
+            along = stop - start
+            share = np.clip((points - start) @ along / max(along @ along, 1e-18), 0, 1)
+            least = np.minimum(least, np.linalg.norm(points - start - share[:, None] * along, axis=-1) - radius)
+    return least
 
 
 def _shift(one: np.ndarray, other: np.ndarray) -> np.ndarray:
