@@ -40,7 +40,7 @@ def with_box(frames, low, high):
         enter, leave = sides.min(0).max(-1), sides.max(0).min(-1)
         hit = ((enter < leave) & (enter > 0)).reshape(SIZE) & ((frame.depth_m == 0) | (enter.reshape(SIZE) < frame.depth_m))
         found[name] = SimpleNamespace(depth_m=np.where(hit, enter.reshape(SIZE), frame.depth_m), time_s=frame.time_s)
-        assert hit.mean() > 0.01, f"{name} does not see the box"
+        assert hit.mean() > 0.01 or name.startswith("wrist"), f"{name} does not see the box"
     return found
 
 
@@ -66,8 +66,10 @@ def test_a_cell_as_calibrated_passes_with_a_d405s_noise(frames):
 
 
 def test_a_thing_on_the_table_is_no_fault_and_hides_none(frames):
-    seen = with_box(frames, (-0.15, -0.05, 0.03), (0.15, 0.15, 0.14))
+    seen = with_box(frames, (-0.2, -0.15, 0.03), (0.2, 0.05, 0.12))
     assert bad(run(CELL, seen)) == []
+    before_arms = with_box(frames, (-0.15, -0.25, 0.03), (0.15, -0.05, 0.14))
+    assert bad(run(CELL, before_arms)) == []
     assert "table height by camera worms_eye" in " ".join(finding.what for finding in run(CELL, seen))
     for name in ("overhead", "worms_eye"):
         assert f"table tilt by camera {name}" in bad(run(moved(name, np.radians(2.0), 0, 0, 0, 0, 0), seen))

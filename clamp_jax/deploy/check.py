@@ -156,7 +156,7 @@ class _Seen:
         return [Finding(f"arms seen by camera {self._name}, off by", shift, SHIFT_PX, "px", shift <= SHIFT_PX, cure)]
 
     def _drawn(self) -> np.ndarray:
-        """(h, w) bool: the capsules as discs along their axes."""
+        """(h, w) bool: the capsules as discs along their axes, without what a nearer thing hides."""
         image = np.zeros(self._shape, bool)
         share = np.linspace(0, 1, 12)[:, None]
         centres, pixels = invert(self._pose), pixel_centres(*self._shape).reshape(*self._shape, 2)
@@ -165,7 +165,8 @@ class _Seen:
                 seen = transform(centres, start + share * (stop - start))
                 seen = seen[seen[:, 2] > 0.05]
                 for at, z in zip(project(seen, self._intrinsics, self._lens), seen[:, 2], strict=True):
-                    image |= np.sum(((pixels - at) / self._intrinsics[:2] * z) ** 2, -1) < radius**2
+                    hidden = self._valid.reshape(self._shape) & (self._depth_m < z - radius - _NEAR_ARM_M)
+                    image |= (np.sum(((pixels - at) / self._intrinsics[:2] * z) ** 2, -1) < radius**2) & ~hidden
         return image
 
 
