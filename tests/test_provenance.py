@@ -34,13 +34,15 @@ def folders(tmp_path_factory):
         "two": recorded(root / "two", {CALIBRATIONS: [ONE]}, seed=10),
         "silent": recorded(root / "silent", None, seed=20),
         "drawn": recorded(root / "drawn", {IMAGES_OF: "some states"}, seed=30),
+        "drawn elsewhere": recorded(root / "elsewhere", {IMAGES_OF: "some states", CALIBRATIONS: [ONE]}, seed=40),
         "states": synthetic.write(root / "states", 6),
     }
 
 
 def test_a_data_set_names_its_calibrations_and_the_simulators_is_the_nominal_one(folders):
     found = {name: Reader(folder).calibrations for name, folder in folders.items()}
-    assert found == {"one": (OTHER, ONE), "two": (ONE,), "silent": (), "drawn": ("nominal",), "states": ("nominal",)}
+    made = {"drawn": ("nominal",), "drawn elsewhere": (ONE,), "states": ("nominal",)}
+    assert found == {"one": (OTHER, ONE), "two": (ONE,), "silent": ()} | made
 
 
 @pytest.mark.parametrize(

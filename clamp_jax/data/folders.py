@@ -259,9 +259,8 @@ class Reader:
     def calibrations(self) -> tuple[str, ...]:
         """Ids of the calibrations that it was recorded with, NOMINAL of what the simulator made; () where that is not said."""
         origin = self.meta.get("origin", {})
-        if self.kind == "state" or IMAGES_OF in origin:
-            return (NOMINAL,)
-        return tuple(origin.get(CALIBRATIONS, ()))
+        made = self.kind == "state" or IMAGES_OF in origin
+        return tuple(origin.get(CALIBRATIONS, (NOMINAL,) if made else ()))
 
     def __len__(self) -> int:
         return len(self.ticks)
