@@ -1,5 +1,6 @@
 """What people do in a real cell, done by scripts in its stand-in: calibrate it, put things back, demonstrate, count successes."""
 
+import collections
 import contextlib
 import itertools
 import time
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from clamp_jax.deploy import control
 from clamp_jax.deploy.calibration import CellCalibration, nominal
 from clamp_jax.deploy.client import Client
 from clamp_jax.deploy.imaging import SizedCameras
@@ -233,10 +235,12 @@ def drive(stand: StandIn, url: str, how: Trials, tell: Tell) -> dict[str, Any]:
             won.append(success)
             reports.append(report)
             tell(number + 1, how.count, f"{sum(won)} won")
-    held = sum(ticks for report in reports for ticks in report.held.values())
-    missed = sum(report.missed_deadlines for report in reports)
-    ticks = sum(report.ticks for report in reports)
-    return {"successes": sum(won), "trials": len(won), "won": won, "ticks": ticks, "missed_deadlines": missed, "held_ticks": held}
+    held: collections.Counter = collections.Counter()
+    for report in reports:
+        held.update(report.held)
+    counts = {name: sum(getattr(report, name) for report in reports) for name in ("ticks", "missed_deadlines", "chunks", "discarded")}
+    times = control.percentiles_ms(tuple(ms for report in reports for ms in report.latencies_ms))
+    return {"successes": sum(won), "trials": len(won), "won": won, "held": dict(held), "observation_to_reply_ms": times} | counts
 
 
 def trial(stand: StandIn, client: Client, how: Trials, number: int) -> tuple[bool, Any]:

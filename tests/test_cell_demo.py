@@ -11,7 +11,7 @@ from experiments.configs import cell
 
 def drive(successes, refused):
     findings = [{"what": "table height by camera overhead", "good": not refused}, {"what": "age of camera overhead", "good": True}]
-    counts = {"successes": successes, "trials": 24, "ticks": 9, "missed_deadlines": 1, "held_ticks": 2}
+    counts = {"successes": successes, "trials": 24, "ticks": 9, "missed_deadlines": 1, "held": {}, "observation_to_reply_ms": {}}
     return counts | {"check": {"findings": findings}}
 
 

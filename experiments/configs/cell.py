@@ -14,7 +14,7 @@ _TABLE = {
     "episodes": (2, 50),  # recorded in the cell
     "images_hz": (4.0, 5.0),  # of each camera, while recording: two cores draw four images of 848 x 480 in some 0.15 s
     "finetune_steps": (2, 1000),
-    "finetune_batch": (4, 32),
+    "finetune_batch": (2, 32),
     "trials": (1, 24),  # with each calibration, from the same initial states
     "limit_s": (2.0, 8.0),  # time limit of a trial
 }
