@@ -154,3 +154,28 @@ def test_a_cell_that_is_none_is_one_line(toml, words, tmp_path):
         path.write_text(toml)
     with pytest.raises(SystemExit, match=words):
         command.main(["--cell", str(path), "--out", str(tmp_path / "out")])
+
+
+class Loose:
+    """A robot whose torque can go."""
+
+    def __init__(self):
+        self.told = []
+
+    def let_go(self, *, held):
+        self.told.append(("let go", held))
+
+    def take_hold(self):
+        self.told.append("hold")
+
+
+def test_torque_goes_only_from_hands_that_said_so_and_comes_back_after_an_error():
+    robot = Loose()
+    with pytest.raises(CalibrationError, match="they keep their torque"), command._let_go(robot, lambda text: "yes"):
+        pass
+    assert not robot.told
+    with pytest.raises(RuntimeError, match="board fell"), command._let_go(robot, lambda text: " held\n"):
+        raise RuntimeError("board fell")
+    assert robot.told == [("let go", True), "hold"]
+    with pytest.raises(CalibrationError, match="--by-hand: object cannot take the torque"), command._let_go(object(), input):
+        pass

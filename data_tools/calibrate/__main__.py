@@ -12,10 +12,12 @@ anything whose frames() gives images by camera. docs/cell.md has the procedure.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from data_tools.calibrate.poses import plan
 from data_tools.calibrate.solver import Solution, solve
 from data_tools.calibrate.station import RobotStation, Station, Taken, take, take_by_hand
 
+HELD = "held"
 LEAST_POSES = 10  # of the arms; five for each wrist camera
 MOUNTS = {name: next(word for word, number in files.MOUNTS.items() if number == aloha.CAMERA_MOUNTS[name].mount) for name in CAMERAS}
 
@@ -123,10 +126,26 @@ def _see(arguments: argparse.Namespace) -> Taken:
         return gather(_station(arguments), arguments.poses, **how)
     with _open(arguments.cell) as cell, Kept(cell.robot) as robot:
         station = RobotStation(robot, cell.cameras)
+        if arguments.by_hand:
+            with _let_go(cell.robot):
+                return gather(station, arguments.poses, **how)
         taken = gather(station, arguments.poses, **how)
-        if not arguments.by_hand:
-            station.leave()
+        station.leave()
         return taken
+
+
+@contextlib.contextmanager
+def _let_go(robot: Any, ask: Callable[[str], str] = input) -> Iterator[None]:
+    """Arms without torque, in hands that said so; they hold again where they are in the end."""
+    if not hasattr(robot, "let_go"):
+        raise files.CalibrationError(f"--by-hand: {type(robot).__name__} cannot take the torque of its arms away; leave --by-hand out")
+    if ask(f"The arms fall without torque. Hold both, then type {HELD} and Enter: ").strip() != HELD:
+        raise files.CalibrationError("nobody holds the arms: they keep their torque, and nothing was done")
+    robot.let_go(held=True)
+    try:
+        yield
+    finally:
+        robot.take_hold()
 
 
 def _open(text: str) -> AbstractContextManager[Connected]:
