@@ -1,6 +1,6 @@
 # make demo [SIZE=small|large] [DEVICE=cpu|cuda]   the whole way, from demonstrations to a moving robot; report in runs/demo
 # make cell-demo                                   a real cell's whole way on stand-ins: calibrate, record, fine-tune, serve, drive; runs/cell
-# make test                                        ruff and the tests
+# make test [JOBS=2]                               ruff and the tests, so many files at a time
 # make test-slow                                   the tests that take minutes
 # make client                                      dist/clamp_client-*.whl, the robot's client, which does not pull jax
 PYTHON ?= python3
@@ -8,6 +8,7 @@ SIZE ?= small
 DEVICE ?= cpu
 OUT ?= runs/demo
 CELL_OUT ?= runs/cell
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(DEVICE)
@@ -43,7 +44,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 test: lint
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slow

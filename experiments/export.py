@@ -34,6 +34,7 @@ from experiments import card
 
 TOLERANCE = 1e-5  # rad, artifact against memory on the same machine
 ROUNDING = 1e-6  # what float32 leaves of a deep network's output, relative (ours)
+DRAWS = 3  # times as far as one change of the noise moves the actions may other roundings move them; ours: at the paper's size 1.1 times
 SECTIONS = ("model", "views", "sensor", "variant", "ablation")  # of a run's config: what the networks are
 
 
@@ -117,8 +118,9 @@ def compare(expected: np.ndarray, inputs: dict[str, np.ndarray], folder: Path) -
 def in_memory(run: act.RunPolicy, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
     """Actions (b, 50, 14) of a policy, one example after the other without the exporter's code, and how sensitive they are (rad).
 
-    The latter is how far they move when the noise is changed by ROUNDING of its size. A policy that predicts noise begins with a
-    division by sqrt(abar) = 1e-3, where what was not clipped is off by a thousand times a rounding; float32 says no more of it.
+    The latter is DRAWS times as far as they move when the noise is changed by ROUNDING of its size. A policy that predicts noise
+    begins with a division by sqrt(abar) = 1e-3, where what was not clipped is off by a thousand times a rounding; float32 says no
+    more of it.
     """
     look, decide = jax.jit(run.act.look), jax.jit(run.act.decide)
     calibration = aloha_calibration(run.networks.sensor.height, run.networks.sensor.width)
@@ -130,7 +132,7 @@ def in_memory(run: act.RunPolicy, inputs: dict[str, np.ndarray]) -> tuple[np.nda
         frozen = Frozen(one["frozen_actions"], one["frozen_steps"]) if one["frozen_steps"] else None  # as in training: without
         actions.append(np.asarray(decide(run.params, memory, noise, frozen)))
         moved.append(np.asarray(decide(run.params, memory, noise * (1 + ROUNDING), frozen)))
-    return np.stack(actions), float(np.abs(np.stack(moved) - np.stack(actions)).max())
+    return np.stack(actions), DRAWS * float(np.abs(np.stack(moved) - np.stack(actions)).max())
 
 
 def _observation(one: dict[str, np.ndarray], calibration: Calibration) -> Observation:
