@@ -159,6 +159,23 @@ def test_it_sees_with_the_cameras_that_it_is_given(cell):
     assert seen["state"].shape == (14,) and seen["calibration"] == {"intrinsics": {}}
 
 
+def test_a_request_has_the_joints_of_the_moment_of_its_images(monkeypatch):
+    frames = {}
+    with torture.cell() as cell:
+        monkeypatch.setattr(cell.robot, "_cameras", type("Cameras", (), {"frames": lambda self: frames})())
+        monkeypatch.setattr(cell.robot, "_calibration", {})
+        before = cell.robot.joints()
+        taken_s = torture.time.monotonic()
+        for step in range(1, 11):
+            torture.time.sleep(0.02)
+            cell.robot.command(before + 0.02 * step)
+            after = cell.robot.joints()
+        assert np.abs(after - before).max() > 0.03
+        for moment, joints in ((taken_s, before), (torture.time.monotonic(), after)):
+            frames["overhead"] = Frame(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.float32), moment, np.ones(4), np.zeros(5))
+            np.testing.assert_allclose(cell.robot.observe()["state"], joints, atol=1e-6)
+
+
 def test_the_gripper_is_linear_in_the_fingers_position():
     for rad in np.linspace(-0.62, 1.45, 30):
         assert arms.horn_from_gripper(arms.gripper_from_horn(rad)) == pytest.approx(rad, abs=1e-6)

@@ -9,6 +9,7 @@ torque falls.
 Not yet run on hardware: tried on an emulated bus (emulator.py) alone.
 """
 
+import collections
 import contextlib
 import logging
 import threading
@@ -29,6 +30,7 @@ from clamp_jax.structs import CONTROL_HZ
 
 logger = logging.getLogger(__name__)
 TRACKING_RAD = 0.25  # a joint farther from its goal than this is held where it is, as in control.Settings
+READINGS = CONTROL_HZ  # of the joints that are kept: a second, longer than an image is on its way
 AT_REST_RAD = 0.15  # of the sleep pose: an arm so near to it may lose its torque
 _T = TypeVar("_T")
 
@@ -55,6 +57,7 @@ class ViperX:
         self._cameras, self._calibration = cameras, calibration
         self._lock, self._fault, self._watched = threading.RLock(), None, False
         self._arms: list[Arm] = []
+        self._readings: collections.deque[tuple[float, np.ndarray]] = collections.deque(maxlen=READINGS)  # (moment, joints)
         self._pool = ThreadPoolExecutor(len(aloha.SIDES), "bus")  # the two buses are read at once
         try:
             for side in aloha.SIDES:
@@ -82,12 +85,16 @@ class ViperX:
         self._do(lambda: self._write(action))
 
     def observe(self) -> dict:
-        """The cameras' newest images with the joints as last measured, as a request has them; CameraLost, RobotLost."""
+        """The cameras' newest images with the joints of their moment, as a request has them; CameraLost, RobotLost.
+
+        Images are some ten milliseconds old when they are here: a wrist camera's are of where the arm was then.
+        """
         if self._cameras is None or self._calibration is None:
             raise RobotLost("this robot was connected without cameras or calibration; give it both to see")
         frames = self._cameras.frames()
+        taken_s = float(np.mean([frame.time_s for frame in frames.values()]))
         with self._lock:
-            state = self._measured.astype(np.float32)
+            state = min(self._readings, key=lambda reading: abs(reading[0] - taken_s))[1].astype(np.float32)
         return {
             "images": _of(frames, "rgb"),
             "depth_m": _of(frames, "depth_m"),
@@ -148,6 +155,7 @@ class ViperX:
         answers = [self._pool.submit(arm.joints) for arm in self._arms]
         wait(answers)  # both, before a fault of one is dealt with: a bus is no place for two threads
         self._measured = np.array([value for answer in answers for value in answer.result()])
+        self._readings.append((time.monotonic(), self._measured))
         return self._measured.copy()
 
     def _write(self, action: np.ndarray) -> None:
