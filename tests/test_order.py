@@ -24,7 +24,7 @@ class Counted(Reader):
     """A data set of which nothing is there but its numbers."""
 
     def __init__(self, name: str, count: int, kind: str, images_of: str = ""):
-        self.directory, self.kind, self.fingerprint = Path(name), kind, f"hash of {name}"
+        self.directory, self.kind, self.task, self.fingerprint = Path(name), kind, "none", f"hash of {name}"
         self.ticks = self.frames = 3 + np.arange(count, dtype=np.int32) % 7
         self.meta = {"cameras": [4, 8, 8], "origin": {IMAGES_OF: images_of} if images_of else {}}
 

@@ -144,7 +144,8 @@ def test_the_same_episodes_give_the_same_data_set_and_it_is_replaced_whole(tmp_p
         np.testing.assert_array_equal(packed.actions, whole.actions)
     assert reader.meta["origin"]["calibrations"] == [CALIBRATION.id] and reader.meta["origin"]["cameras"] == list(CAMERAS)
     path = store.finished(tmp_path / store.FOLDER)[1]
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match=f"{path} is damaged"):
         packing.pack(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["data", store.FOLDER]
