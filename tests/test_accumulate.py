@@ -42,6 +42,7 @@ def test_finetuning_in_parts_gives_the_gradient_of_the_whole(tmp_path):
     assert tiny.relative(found[0][0], found[1][0]) <= 1e-5
 
 
+@pytest.mark.slow
 def test_memory_falls_where_activations_matter(tmp_path, capsys):
     """320 tokens of views for each of 8 rows: what attention keeps is most of a step's memory. Compiled, not run."""
     config = tiny.config("pretrain", ablation__text=False)  # compiles sooner

@@ -42,6 +42,7 @@ def test_it_is_all_products_but_those_of_positions_and_pairs(preset, changes):
     assert 0 < found.total() - sum(flops.forward(sizes).values()) <= 3 * 4 * similarity
 
 
+@pytest.mark.slow
 def test_it_is_near_to_what_xla_counts_of_wide_networks():
     """XLA counts norms and activations too, leaves out what a convolution does on padding, and the last gradients are not needed."""
     sizes, spec, params, ready = traced("debug", (*WIDE, *DEEP_RESNET, *LARGE, ("camera_height", 128), ("camera_width", 160)), batch=2)

@@ -54,6 +54,7 @@ def test_culling_changes_no_pixel(seed, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_most_geoms_of_a_real_scene_are_culled():
     recorded = frames.load("drawer_open")
     geoms, cameras = recorded.scene.geoms, recorded.frames.cameras
