@@ -360,13 +360,13 @@ def test_the_two_files_that_orbax_writes_last_are_read_by_nothing(copy):
 
 
 def test_a_save_leaves_no_objects_behind(tmp_path):
-    """orbax's monitoring left 72 lists a save."""
+    """orbax's monitoring left 72 lists a save. What other tests' threads make meanwhile comes once; a leak comes every time."""
     counts = []
     with checkpoint.Checkpoints(tmp_path) as store:
-        for step in range(1, 25):
+        for step in range(1, 49):
             store.save(make_state(step), CONFIG, STATISTICS)
             store.wait()
             if step % 12 == 0:
                 gc.collect()
                 counts.append(len(gc.get_objects()))
-    assert counts[1] - counts[0] < 12 * 20
+    assert np.diff(counts).min() < 12 * 20
