@@ -80,13 +80,22 @@ def planner(robot: Robot, client: Client, times: list[float]) -> Callable:
         asked = {name: value for name, value in question._asdict().items() if name != "frozen_actions" or len(value)}
         started = time.monotonic()
         client.connect(control.Settings().stale_s)
-        check_same(agreed, client.metadata)
+        _require_same(agreed, client)
         reply = client.infer(observation | asked, timeout_s=control.Settings().stale_s)
-        check_same(agreed, client.metadata)  # it may have connected anew
+        _require_same(agreed, client)  # it may have connected anew
         times.append(1e3 * (time.monotonic() - started))
         return reply["actions"]
 
     return plan
+
+
+def _require_same(agreed: Mapping[str, Any], client: Client) -> None:
+    """As `check_same`; another server is left, so that the next question looks anew who is there: nothing is sent that would tell."""
+    try:
+        check_same(agreed, client.metadata)
+    except Refused:
+        client.close()
+        raise
 
 
 def check_same(agreed: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import signal
 import threading
+from types import SimpleNamespace
 
 import deployed
 import jax.numpy as jnp
@@ -246,3 +247,32 @@ def test_the_first_signal_asks_and_the_second_is_as_ever():
         signal.raise_signal(signal.SIGTERM)
         assert stop() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Elsewhere:
+    """A client whose server is another one for some connections: what it says is known only when it connects."""
+
+    def __init__(self, ids):
+        self._ids, self._open, self.metadata = list(ids), False, {"policy_id": "ours"}
+
+    def connect(self, timeout_s):
+        if not self._open:
+            self._open, self.metadata = True, {"policy_id": self._ids.pop(0)}
+        return self.metadata
+
+    def infer(self, observation, *, timeout_s):
+        return {"actions": np.zeros((50, 14))}
+
+    def close(self):
+        self._open = False
+
+
+def test_a_server_that_comes_back_with_its_policy_is_obeyed_again():
+    client = Elsewhere(["another", "another", "ours"])
+    robot = SimpleNamespace(observe=dict)
+    plan = driving.planner(robot, client, [])
+    question = control.Question(np.zeros((50, 14)), np.zeros(50, bool), 0)
+    for _ in range(2):
+        with pytest.raises(Refused, match="now serves another"):
+            plan(question)
+    assert plan(question).shape == (50, 14)
