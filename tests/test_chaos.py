@@ -43,7 +43,7 @@ def test_what_must_not_be_is_seen():
 
 @pytest.mark.timeout(240)
 def test_a_robot_holds_and_goes_on_by_itself():
-    found = chaos.torture(4, names=("frozen", "cut off", "corrupted", "killed"))
+    found = chaos.torture(4, names=("frozen", "another policy", "corrupted", "killed"))
     assert found["faults"] == found["recovered"] == 4, found
     assert not found["commands"]["wrong"], found["commands"]
     assert found["held"].get("no chunk", 0) > 0 and found["commands"]["sent"] > 200
