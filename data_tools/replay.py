@@ -28,7 +28,7 @@ from clamp_jax.structs import ACTION_DIM, CONTROL_HZ
 from data_tools.record.__main__ import in_words
 from data_tools.record.files import EpisodeFile
 from data_tools.record.follow import Follower, UnsafeWay, go, judged, way
-from experiments.run_robot import Stop
+from experiments.driving import Stop
 
 BRAKE_TICKS = 25  # in which any motion has come to rest
 

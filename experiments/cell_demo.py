@@ -37,7 +37,7 @@ from experiments.demo import Demo, fitting_devices, told, training
 from experiments.stages import Result, StageError, bar, write_json
 
 KINDS = {"found": "as calibrated", "true": "perfect", "off": "left 3 cm off"}
-SLOW = ("rate of camera", "age of camera")
+SLOW = "rate of camera"
 OTHER_STAGES = 5  # two data sets, pre-training, calibration, recording
 EACH = 4  # stages of each calibration: data set, fine-tuning, export, driving
 

@@ -133,9 +133,8 @@ def home(robot: Robot, safety: Safety) -> None:
 
 def begin(robot: Robot, body: Body, qpos: np.ndarray, variant: int) -> None:
     """The arms home, the things where a trial begins."""
-    with Kept(robot) as kept:
-        home(kept, Safety(robot.limits))
-        body.put(qpos, variant)
+    home(robot, Safety(robot.limits))
+    body.put(qpos, variant)
 
 
 class Script:
@@ -230,7 +229,8 @@ def drive(stand: StandIn, url: str, how: Trials, tell: Tell) -> dict[str, Any]:
     with Client(url) as client:
         client.connect(CONNECT_S)
         for number, (qpos, variant) in enumerate(zip(starts.qpos, starts.variant, strict=True)):
-            begin(stand.connected.robot, stand.body, qpos, int(variant))
+            with Kept(stand.connected.robot) as robot:
+                begin(robot, stand.body, qpos, int(variant))
             success, report = trial(stand, client, how, number)
             won.append(success)
             reports.append(report)

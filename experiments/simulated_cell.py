@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from clamp_jax.geometry import aloha
+
 EXACT: Mapping[str, Any] = MappingProxyType({})  # no field of the sensors differs from an exact camera's
 
 
@@ -49,11 +51,7 @@ class SimulatedCell:
 
     def joints(self) -> np.ndarray:
         """Measured joints (14,), exact and of now: what the control loop reads off the servos, not what comes with the images."""
-        from clamp_jax.geometry import aloha
-
-        arms = self._data.qpos[:16].reshape(2, 8)[:, :7].copy()
-        arms[:, 6] = (arms[:, 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
-        return arms.reshape(14)
+        return joints_of(self._data.qpos)
 
     def snapshot(self) -> tuple[np.ndarray, int]:
         """The last states (s, q), newest last, and the number of control steps so far."""
@@ -82,6 +80,13 @@ class SimulatedCell:
     def _judge(self) -> None:
         if self._succeeded_at is None and self._success(self._qpos(), self._data.qvel.astype(np.float32), self._variant):
             self._succeeded_at = float(self._data.time)
+
+
+def joints_of(qpos: np.ndarray) -> np.ndarray:
+    """Joints (14,) of a state (q,), in numpy: a control period is no place for jax."""
+    arms = qpos[:16].reshape(2, 8)[:, :7].copy()
+    arms[:, 6] = (arms[:, 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
+    return arms.reshape(14)
 
 
 def start_state(task: Any, instruction: str, seed: int, draws: int = 64) -> tuple[np.ndarray, Any]:

@@ -13,36 +13,40 @@ from clamp_jax.deploy.cameras import Frame
 from clamp_jax.deploy.cameras.realsense import HALF_PIXEL, Reader
 
 UNIT_M, WAIT_MS = 1e-4, 5000
+# kind of the stream, format, bytes a pixel
+DEPTH, COLOUR = (rs.stream.depth, rs.format.z16, 2), (rs.stream.color, rs.format.rgb8, 3)
 
 
-class SoftwareD405:
-    """Two sensors, as a D405 has them, behind our reader."""
+class Device:
+    """Two sensors, as a D405 has them; pixels are handed in and come out as the vendor's frames."""
 
-    def __init__(self, name: str, camera: CalibratedCamera, fps: int = 30):
-        """Size and optics of its images are the calibrated ones."""
+    def __init__(self, colour: CalibratedCamera, depth: CalibratedCamera | None = None, fps: int = 30):
+        """Size and optics of its images; those of depth are colour's but where they are given."""
         self._device, self._number = rs.software_device(), 0
         self._sensors = [self._device.add_sensor(each) for each in ("Stereo", "RGB")]
-        kinds = ((rs.stream.depth, rs.format.z16, 2), (rs.stream.color, rs.format.rgb8, 3))
-        self._profiles = [sensor.add_video_stream(_stream(kind, camera, fps)) for sensor, kind in zip(self._sensors, kinds, strict=True)]
+        streams = (_stream(DEPTH, depth or colour, fps), _stream(COLOUR, colour, fps))
+        self._profiles = [sensor.add_video_stream(stream) for sensor, stream in zip(self._sensors, streams, strict=True)]
         self._sensors[0].add_read_only_option(rs.option.depth_units, UNIT_M)
-        self._queues = [rs.frame_queue(2) for _ in kinds]
+        self._queues = [rs.frame_queue(2) for _ in streams]
         for sensor, profile, queue in zip(self._sensors, self._profiles, self._queues, strict=True):
             sensor.open(profile)
             sensor.start(queue)
-        self._read = Reader(name, self._device.first_depth_sensor().get_depth_scale(), camera.serial)
 
-    def __call__(self, rgb: np.ndarray, depth_m: np.ndarray, taken_s: float) -> Frame:
-        """A frame of colour (h, w, 3) uint8 and depth (h, w) m that was taken at that moment of this computer's monotonic clock."""
-        raw = np.clip(np.rint(depth_m / UNIT_M), 0, 2**16 - 1).astype(np.uint16)
+    def unit_m(self) -> float:
+        """Metres a step of depth, as the device says it."""
+        return self._device.first_depth_sensor().get_depth_scale()
+
+    def see(self, rgb: np.ndarray, raw: np.ndarray, time_ms: float) -> tuple[Any, Any]:
+        """(colour, depth) as librealsense hands them over: pixels (h, w, 3) uint8 and (h, w) uint16 of a moment on the camera's clock."""
         self._number += 1
-        for sensor, profile, pixels, size in zip(self._sensors, self._profiles, (raw, rgb), (2, 3), strict=True):
-            sensor.on_video_frame(self._frame(profile, pixels, size, 1e3 * taken_s))
+        for sensor, profile, pixels in zip(self._sensors, self._profiles, (raw, rgb), strict=True):
+            sensor.on_video_frame(self._frame(profile, np.ascontiguousarray(pixels), time_ms))
         depth, colour = (queue.wait_for_frame(WAIT_MS) for queue in self._queues)
-        return self._read(colour.as_video_frame(), depth.as_depth_frame())
+        return colour.as_video_frame(), depth.as_depth_frame()
 
-    def _frame(self, profile: Any, pixels: np.ndarray, size: int, time_ms: float) -> Any:
+    def _frame(self, profile: Any, pixels: np.ndarray, time_ms: float) -> Any:
         frame = rs.software_video_frame()
-        frame.pixels, frame.stride, frame.bpp = np.ascontiguousarray(pixels), pixels.shape[1] * size, size
+        frame.pixels, frame.stride, frame.bpp = pixels, pixels.strides[0], pixels.strides[1]
         frame.timestamp, frame.domain, frame.frame_number = time_ms, rs.timestamp_domain.hardware_clock, self._number
         frame.profile, frame.depth_units = profile.as_video_stream_profile(), UNIT_M
         return frame
@@ -52,6 +56,19 @@ class SoftwareD405:
         for sensor in self._sensors:
             sensor.stop()
             sensor.close()
+
+
+class SoftwareD405(Device):
+    """A device behind our reader."""
+
+    def __init__(self, name: str, camera: CalibratedCamera):
+        super().__init__(camera)
+        self._read = Reader(name, self.unit_m(), camera.serial)
+
+    def __call__(self, rgb: np.ndarray, depth_m: np.ndarray, taken_s: float) -> Frame:
+        """A frame of colour (h, w, 3) uint8 and depth (h, w) m that was taken at that moment of this computer's monotonic clock."""
+        raw = np.clip(np.rint(depth_m / UNIT_M), 0, 2**16 - 1).astype(np.uint16)
+        return self._read(*self.see(rgb, raw, 1e3 * taken_s))
 
 
 def _stream(kind: tuple[Any, Any, int], camera: CalibratedCamera, fps: int) -> Any:

@@ -9,12 +9,13 @@ import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clamp_jax.data.records import round_depth
 from clamp_jax.deploy import calibration as files
 from clamp_jax.deploy import protocol
 from clamp_jax.deploy.calibration import CellCalibration
@@ -23,14 +24,15 @@ from clamp_jax.deploy.cell import Connected, sized
 from clamp_jax.deploy.projection import directions, pixel_centres
 from clamp_jax.deploy.robots import RobotLost, emulator
 from clamp_jax.deploy.robots.arm import Motion
+from clamp_jax.deploy.robots.asking import Asked
 from clamp_jax.deploy.robots.viperx import ViperX
 from clamp_jax.geometry import aloha
 from clamp_jax.structs import CAMERAS
 from experiments.cell_bus import SharedPlant
+from experiments.simulated_cell import joints_of
 
 START_S, ANSWER_S = 120.0, 5.0  # how long the cell's process may take to start, and to answer
 SIZE = (480, 848)  # of the cameras' images, as clamp_jax/deploy/cameras/realsense.py opens them
-DEPTH_UNIT_M = 1e-4  # a D405's
 DRAWN = 2  # pixels of an image that are drawn as one: a quarter of the time, and a policy's images are smaller still
 ROUNDING = 1e-9  # px, of a ray that goes there and back
 MOTION = Motion(watchdog_s=3.0, patience_s=2.0)  # longer than a robot's: its computer does not draw the images and move the arms as well
@@ -75,9 +77,7 @@ class World:
     def joints(self) -> np.ndarray:
         """Where the joints are (14,)."""
         with self._lock:
-            sides = self._data.qpos[:16].reshape(2, 8)[:, :7].copy()
-        sides[:, 6] = (sides[:, 6] - aloha.GRIPPER_CLOSED_M) / (aloha.GRIPPER_OPEN_M - aloha.GRIPPER_CLOSED_M)
-        return sides.reshape(14)
+            return joints_of(self._data.qpos)
 
     def state(self) -> dict:
         """qpos (q,) and whether the task is done or has been."""
@@ -91,28 +91,28 @@ class Body:
     def __init__(self, task: str):
         """Start it; RobotLost when it does not come up."""
         context = multiprocessing.get_context("spawn")  # jax does not survive a fork
-        self._pipe, theirs = context.Pipe()
-        self._lock = threading.Lock()
+        ours, theirs = context.Pipe()
+        self._pipe = Asked(ours, "the cell's process", answer_s=ANSWER_S)
         self._process = context.Process(target=_live, args=(task, theirs), name="cell", daemon=True)
         self._process.start()
         theirs.close()
         try:
-            self.ports: dict[str, str] = self._receive(START_S)["ports"]
+            self.ports: dict[str, str] = self._pipe.receive(START_S)["ports"]
         except RobotLost:
             self.close()
             raise
 
     def state(self) -> dict:
         """qpos (q,) and success, of now."""
-        return self._ask({"state": True})
+        return self._pipe.ask({"state": True})
 
     def joints(self) -> np.ndarray:
         """Where the joints (14,) truly are."""
-        return np.array(self._ask({"joints": True})["joints"])
+        return np.array(self._pipe.ask({"joints": True})["joints"])
 
     def put(self, qpos: np.ndarray, variant: int) -> None:
         """Put the things back as in qpos (q,); the arms stay where they are."""
-        self._ask({"put": np.asarray(qpos, np.float32), "variant": int(variant)})
+        self._pipe.ask({"put": np.asarray(qpos, np.float32), "variant": int(variant)})
 
     def close(self) -> None:
         """End the process."""
@@ -121,25 +121,6 @@ class Body:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-    def _ask(self, message: dict) -> dict:
-        with self._lock:
-            try:
-                self._pipe.send_bytes(protocol.pack(message))
-            except OSError as error:
-                raise RobotLost(f"the cell's process has ended: {error}") from error
-            return self._receive(ANSWER_S)
-
-    def _receive(self, timeout_s: float) -> dict:
-        try:
-            if not self._pipe.poll(timeout_s):
-                raise RobotLost(f"the cell's process did not answer within {timeout_s:g} s")
-            answer = protocol.unpack(self._pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise RobotLost(f"the cell's process has ended: {error or type(error).__name__}") from error
-        if "error" in answer:
-            raise RobotLost(f"the cell's process says: {answer['error']}")
-        return answer
 
 
 def _live(task: str, pipe: Connection) -> None:
@@ -204,8 +185,12 @@ class D405s:
         rgb, depth_m = (image.reshape(-1, *image.shape[2:])[index] for image in (rgb, depth_m))
         if self._devices:
             return self._devices[name](rgb, depth_m, taken_s)
-        counts = np.rint(depth_m / DEPTH_UNIT_M)
-        return Frame(rgb, np.float32(counts * DEPTH_UNIT_M), taken_s, camera.intrinsics, camera.distortion, camera.serial)
+        return Frame(rgb, round_depth(depth_m), taken_s, camera.intrinsics, camera.distortion, camera.serial)
+
+    def close(self) -> None:
+        """Stop the software devices."""
+        for device in self._devices.values():
+            device.close()
 
 
 def _faults(config: Any) -> dict[str, Any]:
@@ -231,7 +216,7 @@ def simulators(cell: CellCalibration, size: tuple[int, int]) -> Any:
     return Calibration(*(getattr(values, name) for name in Calibration._fields))
 
 
-def software_devices(cell: CellCalibration) -> dict[str, Callable[[np.ndarray, np.ndarray, float], Frame]]:
+def software_devices(cell: CellCalibration) -> dict[str, Any]:
     """librealsense's software device for each camera; none where the vendor's library is not installed."""
     try:
         from experiments.software_d405 import SoftwareD405
@@ -252,12 +237,9 @@ def stand_in(
     task: str, truth: CellCalibration, told: CellCalibration | None, size: tuple[int, int] | None = None, *, preset: str = "d405"
 ) -> Iterator[StandIn]:
     """A cell that is as `truth` and is taken to be as `told`; what the robot observes has `size` (height, width)."""
-    body = Body(task)
-    try:
-        cameras = D405s(body, task, truth, preset=preset)
+    with contextlib.ExitStack() as stack:
+        body = stack.enter_context(contextlib.closing(Body(task)))
+        cameras = stack.enter_context(contextlib.closing(D405s(body, task, truth, preset=preset)))
         cameras.frames()  # compiles, before the arms' watchdogs are on and a recorder counts the seconds
-        seen, fields = sized(cameras, told, size)
-        with ViperX(body.ports, seen, fields, motion=MOTION) as robot:
-            yield StandIn(Connected(robot, cameras, told, None), body)
-    finally:
-        body.close()
+        robot = stack.enter_context(ViperX(body.ports, *sized(cameras, told, size), motion=MOTION))
+        yield StandIn(Connected(robot, cameras, told, None), body)

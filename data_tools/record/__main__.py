@@ -30,7 +30,7 @@ from data_tools.record.sources import guided, led
 from data_tools.record.store import Store, room
 from data_tools.record.stream import RecordingStopped
 from experiments.configs import real
-from experiments.run_robot import Stop
+from experiments.driving import Stop
 
 SOURCES = {"leaders": SENT, "guided": MEASURED}  # where the actions of an episode come from
 

@@ -17,10 +17,12 @@ import numpy as np
 
 from clamp_jax.deploy import protocol
 from clamp_jax.deploy.robots import SLEEP, RobotLost, path_to
+from clamp_jax.deploy.robots.asking import Asked
 from clamp_jax.deploy.safety import Limits, aloha_limits
 from clamp_jax.structs import ACTION_DIM, CONTROL_HZ
 
 PERIOD_S = 1 / CONTROL_HZ
+PROCESS = "the robot's process"
 _START_S, _ANSWER_S, _IMAGES_S = 300.0, 2.0, 30.0  # how long the parent waits before it calls the robot lost
 
 
@@ -69,15 +71,15 @@ class SimulatedRobot:
             raise ValueError(f"faults are {faults}; expected a latency and noise of at least 0, and a loss from 0 to below 1")
         context = multiprocessing.get_context("spawn")  # jax does not survive a fork
         self.limits = limits or aloha_limits()
-        self._commands, commands = context.Pipe()
-        self._cameras, cameras = context.Pipe()
-        self._lock = threading.Lock()
+        ours, commands = context.Pipe()
+        seen, cameras = context.Pipe()
+        self._commands, self._cameras = Asked(ours, PROCESS, answer_s=_ANSWER_S), Asked(seen, PROCESS, answer_s=_IMAGES_S)
         self._process = context.Process(target=_main, args=(make_plant, arguments, faults, commands, cameras), name="robot", daemon=True)
         self._process.start()
         commands.close()
         cameras.close()
         try:
-            self._receive(self._commands, _START_S)
+            self._commands.receive(_START_S)
         except RobotLost:
             self.close()
             raise
@@ -90,23 +92,19 @@ class SimulatedRobot:
 
     def joints(self) -> np.ndarray:
         """Measured joints (14,)."""
-        return self._ask({"joints": True})["joints"]
+        return self._commands.ask({"joints": True})["joints"]
 
     def command(self, action: np.ndarray) -> None:
         """Set the goal (14,)."""
-        self._ask({"command": np.asarray(action, np.float64)})
+        self._commands.ask({"command": np.asarray(action, np.float64)})
 
     def status(self) -> dict:
         """The plant's status, the number of its steps and of those that came late."""
-        return self._ask({"status": True})
+        return self._commands.ask({"status": True})
 
     def observe(self) -> dict:
         """Images, depth and joint state of the moment of the call."""
-        try:
-            self._cameras.send_bytes(b"")
-        except OSError as error:
-            raise RobotLost(f"the robot's process has ended: {error}") from error
-        return self._receive(self._cameras, _IMAGES_S)
+        return self._cameras.send(b"")
 
     def rest(self) -> None:
         """Go slowly to the sleep pose, in real time."""
@@ -123,25 +121,6 @@ class SimulatedRobot:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-    def _ask(self, message: dict) -> dict:
-        with self._lock:
-            try:
-                self._commands.send_bytes(protocol.pack(message))
-            except OSError as error:
-                raise RobotLost(f"the robot's process has ended: {error}") from error
-            return self._receive(self._commands, _ANSWER_S)
-
-    def _receive(self, pipe: Connection, timeout_s: float) -> dict:
-        try:
-            if not pipe.poll(timeout_s):
-                raise RobotLost(f"the robot did not answer within {timeout_s:g} s")
-            answer = protocol.unpack(pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise RobotLost(f"the robot's process has ended: {error or type(error).__name__}") from error
-        if "error" in answer:
-            raise RobotLost(f"the robot's process says: {answer['error']}")
-        return answer
 
 
 def _main(make_plant: Callable[..., Plant], arguments: dict, faults: Faults, commands: Connection, cameras: Connection) -> None:
