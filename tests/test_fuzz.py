@@ -1,6 +1,7 @@
 """A short form of what a policy server is sent, and that the fuzzer would see a server that falls or answers wrongly."""
 
 import contextlib
+import json
 import socket
 from random import Random
 
@@ -108,10 +109,16 @@ def test_a_message_in_pieces_is_the_message():
 
 
 def test_growth_is_that_of_the_last_tenth_over_the_first():
-    samples = [(done, 100.0 + (50 if done < 1_000 else done / 1_000)) for done in range(0, 20_000, 100)]
-    found = fuzz.growth(samples, 20_000)
+    samples = [(done, 1e6 * (100 + (50 if done < 1_000 else done / 1_000)), 5e6) for done in range(0, 20_000, 100)]
+    found = json.loads(json.dumps(fuzz.growth(samples, 20_000)))  # it goes into a report
     assert found["growth"] == pytest.approx(118.95 / 102.95 - 1, rel=0.02) and not found["growth"] < fuzz.MOST
-    assert fuzz.growth(samples, 400) == {"growth": 0.0}
+    assert found["in_use_growth"] == 0 and fuzz.growth(samples, 400) == {"growth": 0.0, "in_use_growth": 0.0}
+
+
+def test_a_leak_that_fits_into_what_is_resident_is_seen():
+    found = fuzz.growth([(done, 200e6, 40e6 + 200 * done) for done in range(0, 20_000, 100)], 20_000)
+    assert found["growth"] == 0 and found["in_use_growth"] == pytest.approx(200 * 16_000 / 200e6, rel=0.05)
+    assert not found["in_use_growth"] < fuzz.MOST
 
 
 def test_every_way_changes_something_sometimes():

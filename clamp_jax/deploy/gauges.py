@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
+from clamp_jax.deploy import memory
 from clamp_jax.deploy.batching import Answer
 
 OUTCOMES = ("answered", "refused", "busy", "late", "failed")
@@ -25,6 +26,7 @@ class Gauges:
         self.pending = Gauge("clamp_pending_requests", "Requests that wait or run.", **own)
         self.connections = Gauge("clamp_connections", "Clients that are connected.", **own)
         self.ready = Gauge("clamp_ready", "1 once the policy is warm, 0 before it and while the server drains.", **own)
+        Gauge("clamp_memory_in_use_bytes", "What malloc has given out: a leak shows here first.", **own).set_function(memory.in_use)
         ProcessCollector(registry=self._registry)  # memory, processor time, open files of the process
         Info("clamp_build", "What is served, by which versions.", **own).info(about)
 

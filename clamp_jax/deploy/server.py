@@ -25,7 +25,7 @@ from websockets.asyncio.server import Request as HttpRequest
 from websockets.asyncio.server import Response, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from clamp_jax.deploy import protocol, request
+from clamp_jax.deploy import memory, protocol, request
 from clamp_jax.deploy.batching import Answer, Batcher, Late
 from clamp_jax.deploy.gauges import Gauges
 
@@ -93,6 +93,7 @@ class PolicyServer:
         try:
             async with serve(self._handle, s.host, s.port, process_request=self._gate, **options) as server:
                 await self._loop.run_in_executor(self._checkers, self._batcher.warm, warm)
+                await self._reserve()
                 self._open(server.sockets[0].getsockname()[1], ready)
                 await self._stopped.wait()
                 await self._end()
@@ -106,6 +107,18 @@ class PolicyServer:
         url = f"ws://{f'[{self._settings.host}]' if ':' in self._settings.host else self._settings.host}:{port}"
         logger.info("ready", extra={"url": url, "instruction": self._spec["instruction"]})
         ready(url)
+
+    async def _reserve(self) -> None:
+        """Have the memory of busy moments now; of the heap of this thread and of those that decode."""
+        together = threading.Barrier(CHECKERS)  # each thread takes one
+
+        def take() -> None:
+            with contextlib.suppress(threading.BrokenBarrierError):  # the server is stopped before it is ready
+                together.wait(1.0)
+            memory.reserve()
+
+        memory.reserve()
+        await asyncio.gather(*(self._loop.run_in_executor(self._checkers, take) for _ in range(CHECKERS)))
 
     async def _end(self) -> None:
         self._ready = False

@@ -4,7 +4,6 @@ A case is made of the seed and its number alone, so that a finding is repeated b
 """
 
 import re
-import statistics
 import threading
 import time
 import urllib.request
@@ -24,6 +23,7 @@ CLIENTS = 4
 PENDING = 3  # of the server: fewer than the clients, so that some are told that it is busy
 VALID = 24  # requests whose answers are known
 MOST = 0.01  # of growth
+RESIDENT, IN_USE = "process_resident_memory_bytes", "clamp_memory_in_use_bytes"  # metrics; the latter: a leak that fits into the reserve
 JUDGED_FROM = 10_000  # cases: a process that has just started still grows
 BAD_AT_MOST = 20  # findings after which it stops
 _ERROR = re.compile(r"[0-9a-f]{8}: (?P<kind>(busy|late): request \S.*: )?.", re.DOTALL)
@@ -77,7 +77,8 @@ class Tally:
 def torture(folder: Path, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Send so many messages to the server of a small artifact that is made in `folder`; plain values.
 
-    The growth is that of the server's resident memory, from the tenth after a warm-up (a tenth) to the last tenth.
+    The growth is that of the server's resident memory from the tenth after a warm-up (a tenth) to the last tenth; that of what malloc
+    has given out, which fills the server's reserve first, is set against the same.
     """
     artifact, log = damage.make_artifact(folder / "artifact").folder, folder / "server.log"
     valid = known_answers(loader.load_artifact(artifact))
@@ -87,40 +88,50 @@ def torture(folder: Path, count: int, *, seed: int = 0) -> dict[str, Any]:
         host, port = url.removeprefix("ws://").split(":")
         target = Target(host, int(port), loader.read_spec(artifact), valid)
         samples = _run(target, tally, seed)
-        failed = _metric(target, 'clamp_requests_total{outcome="failed"}')
+        failed = _value(_metrics(target), 'clamp_requests_total{outcome="failed"}')
     tracebacks = log.read_text().count("Traceback")
     grown = growth(samples, count)
-    good = not tally.bad and not failed and not tracebacks and tally.done == count and grown["growth"] < MOST
+    still = max(grown["growth"], grown["in_use_growth"]) < MOST
+    good = not tally.bad and not failed and not tracebacks and tally.done == count and still
     found = {"messages": tally.done, "outcomes": dict(sorted(tally.outcomes.items())), "bad": tally.bad, "tracebacks": tracebacks}
     return found | grown | {"failed": failed, "seconds": round(time.monotonic() - started, 1), "good": good}
 
 
-def _run(target: Target, tally: Tally, seed: int) -> list[tuple[int, float]]:
-    """All cases; (cases done, resident bytes of the server) over the time."""
+def _run(target: Target, tally: Tally, seed: int) -> list[tuple[int, float, float]]:
+    """All cases; (cases done, resident bytes of the server, bytes in use) over the time."""
     threads = [threading.Thread(target=_client, args=(target, tally, seed)) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     samples = []
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.5)
-        samples.append((tally.done, _metric(target, "process_resident_memory_bytes")))
+        text = _metrics(target)
+        samples.append((tally.done, _value(text, RESIDENT), _value(text, IN_USE)))
     return samples
 
 
-def growth(samples: list[tuple[int, float]], count: int) -> dict[str, Any]:
-    """Of samples (cases done, bytes): the last tenth against the first after the warm-up; nothing is judged of a short run."""
-    kept = [size for done, size in samples if done >= 0.1 * count]
+def growth(samples: list[tuple[int, float, float]], count: int) -> dict[str, Any]:
+    """Of samples (cases done, bytes, bytes in use): the last tenth's medians against those of the first after the warm-up.
+
+    Nothing is judged of a short run.
+    """
+    kept = np.array([sizes for done, *sizes in samples if done >= 0.1 * count]) / 1e6
+    if count < JUDGED_FROM or not len(kept):
+        return {"growth": 0.0, "in_use_growth": 0.0}
     tenth = max(1, len(kept) // 10)
-    if count < JUDGED_FROM or not kept:
-        return {"growth": 0.0}
-    first, last = statistics.median(kept[:tenth]), statistics.median(kept[-tenth:])
-    return {"growth": last / first - 1, "first_mb": first / 1e6, "last_mb": last / 1e6, "mb": [round(m / 1e6, 1) for m in kept[::tenth]]}
+    (first, first_live), (last, last_live) = (np.median(part, 0).tolist() for part in (kept[:tenth], kept[-tenth:]))
+    grown = {"growth": last / first - 1, "in_use_growth": (last_live - first_live) / first}
+    tenths = {name: kept[::tenth, i].round(1).tolist() for i, name in enumerate(("mb", "in_use_mb"))}
+    return grown | {"first_mb": first, "last_mb": last} | tenths
 
 
-def _metric(target: Target, name: str) -> float:
+def _metrics(target: Target) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{target.host}:{target.port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+        return answer.read().decode()
+
+
+def _value(text: str, name: str) -> float:
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
 
 
