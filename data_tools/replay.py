@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clamp_jax.data.records import Episode
+from clamp_jax.deploy import memory
 from clamp_jax.deploy.cameras import CameraLost
 from clamp_jax.deploy.cell import HELP as CELL_HELP
 from clamp_jax.deploy.cell import open_cell
@@ -85,7 +86,8 @@ def replay(
     tell(f"to the first pose in {len(commands) / CONTROL_HZ:.1f} s, then {len(motion.actions) / CONTROL_HZ:.1f} s")
     if not go(robot, commands, clock=clock, stop=stop):
         return Outcome(np.zeros(ACTION_DIM), 0, "stopped on the way to the first pose")
-    return _send(robot, motion, clock, stop)
+    with memory.steady():
+        return _send(robot, motion, clock, stop)
 
 
 def _send(robot: Robot, motion: Motion, clock: Clock, stop: Callable[[], bool]) -> Outcome:

@@ -24,7 +24,7 @@ from clamp_jax import runtime
 if __name__ == "__main__":
     runtime.setup(mjx=False)
 
-from clamp_jax.deploy import artifact, journal
+from clamp_jax.deploy import artifact, journal, memory
 from clamp_jax.deploy.server import PolicyServer, Settings
 
 READY = "ready "
@@ -37,7 +37,18 @@ def serve(folder: Path, settings: Settings, *, instruction: str | None = None) -
     policy = artifact.load_artifact(folder, instruction=instruction)
     server = PolicyServer(policy, settings)
     warm = artifact.example_inputs(policy.spec)
-    asyncio.run(server.run(warm=warm, ready=lambda url: print(READY + url, flush=True), signals=True))
+    run_server(server, warm)
+
+
+def run_server(server: PolicyServer, warm: dict) -> None:
+    """Serve in this process, which does nothing else, until SIGTERM or SIGINT; prints READY and the URL."""
+    with contextlib.ExitStack() as stack:
+
+        def ready(url: str) -> None:
+            stack.enter_context(memory.steady())  # what is loaded and compiled stays
+            print(READY + url, flush=True)
+
+        asyncio.run(server.run(warm=warm, ready=ready, signals=True))
 
 
 @contextlib.contextmanager

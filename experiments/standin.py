@@ -17,7 +17,7 @@ import numpy as np
 
 from clamp_jax.data.records import round_depth
 from clamp_jax.deploy import calibration as files
-from clamp_jax.deploy import protocol
+from clamp_jax.deploy import memory, protocol
 from clamp_jax.deploy.calibration import CellCalibration
 from clamp_jax.deploy.cameras import Frame
 from clamp_jax.deploy.cell import Connected, sized
@@ -132,6 +132,7 @@ def _live(task: str, pipe: Connection) -> None:
         pipe.send_bytes(protocol.pack({"error": f"{type(error).__name__}: {error}"[:2000]}))
         return
     with contextlib.ExitStack() as stack:
+        stack.enter_context(memory.steady())
         buses = [stack.enter_context(emulator.Bus(emulator.servos_of_an_arm(), shared.side(number))) for number in (0, 1)]
         pipe.send_bytes(protocol.pack({"ports": {side: bus.path for side, bus in zip(aloha.SIDES, buses, strict=True)}}))
         with contextlib.suppress(EOFError, OSError):

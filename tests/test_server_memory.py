@@ -1,8 +1,10 @@
 """A server's memory: reserved before the first request, counted after it."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -50,3 +52,22 @@ def test_what_is_in_use_is_counted_until_it_is_freed():
     assert during - before == pytest.approx(len(array) + 3000 * len(small), rel=0.02)
     del array, small
     assert memory.in_use() - before < 1 << 20
+
+
+def test_what_there_was_is_not_searched_while_it_is_steady_and_is_again_after_it():
+    class Node:
+        pass
+
+    def cycle() -> weakref.ref:
+        node = Node()
+        node.itself = node
+        return weakref.ref(node)
+
+    gc.collect()
+    before = cycle()
+    with memory.steady():
+        during = cycle()
+        gc.collect()
+        assert before() is not None and during() is None
+    gc.collect()
+    assert before() is None

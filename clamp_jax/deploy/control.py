@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from clamp_jax.deploy import memory
 from clamp_jax.deploy.execution import EXECUTIONS, NONE
 from clamp_jax.deploy.robots import Robot
 from clamp_jax.deploy.safety import ARM, REJECT, Safety
@@ -153,7 +154,11 @@ class Controller:
 
     def run(self, seconds: float, *, clock: Clock | None = None, stop: Callable[[], bool] = lambda: False) -> Report:
         """Control the robot for `seconds`, or until `stop()` is true."""
-        clock, period = clock or Clock(), 1 / self._settings.hz
+        with memory.steady():
+            return self._run(seconds, clock or Clock(), stop)
+
+    def _run(self, seconds: float, clock: Clock, stop: Callable[[], bool]) -> Report:
+        period = 1 / self._settings.hz
         start, total = clock.now(), round(seconds * self._settings.hz)
         while self._tick < total and not stop():
             clock.wait_until(start + self._tick * period)

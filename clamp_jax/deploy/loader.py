@@ -193,19 +193,24 @@ def check_input(name: str, array: np.ndarray, spec: dict) -> None:
 
 
 def _check_values(name: str, array: np.ndarray, spec: dict) -> None:
-    rule = spec["inputs"][name]["rule"]
-    if not np.isfinite(array).all():
+    rule, (low, high) = spec["inputs"][name]["rule"], bounds(array)
+    if not np.isfinite(low + high):
         raise ValueError(f"input '{name}' has {int((~np.isfinite(array)).sum())} values that are not finite{_where(name, array, spec)}")
-    if rule == "depth" and (array < 0).any():
-        raise ValueError(f"input '{name}' has a value of {array.min():.4g}; expected metres, 0 where nothing was measured")
-    if rule == "depth" and array.max(initial=0) > 100:
-        raise ValueError(f"input '{name}' reaches {array.max():.4g}; expected metres, this looks like millimetres")
+    if rule == "depth" and low < 0:
+        raise ValueError(f"input '{name}' has a value of {low:.4g}; expected metres, 0 where nothing was measured")
+    if rule == "depth" and high > 100:
+        raise ValueError(f"input '{name}' reaches {high:.4g}; expected metres, this looks like millimetres")
     if rule == "intrinsics" and (array[..., :2] <= 0).any():
         raise ValueError(f"input '{name}' has a focal length of {array[..., :2].min():.4g}; expected fx, fy, cx, cy in pixels")
     if rule == "rigid":
         error = rigid_error(array)
         if error > 1e-3:
             raise ValueError(f"input '{name}' is no rigid transform (off by {error:.3g}); expected a rotation, metres and (0, 0, 0, 1)")
+
+
+def bounds(array: np.ndarray) -> tuple[float, float]:
+    """Least and largest value, (0, 0) of an empty array; not finite where any value is not: the cheapest way to know."""
+    return (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
 
 
 def _where(name: str, array: np.ndarray, spec: dict) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clamp_jax.deploy.loader import check_input, check_instruction
+from clamp_jax.deploy.loader import bounds, check_input, check_instruction
 from clamp_jax.deploy.protocol import PROTOCOL_VERSION
 from clamp_jax.structs import ACTION_DIM, CHUNK
 
@@ -60,10 +60,13 @@ def metadata(spec: dict) -> dict:
     return told | {"sensor": sensor, "calibrations": calibrations, "protocol_version": PROTOCOL_VERSION, "optional": list(OPTIONAL)} | names
 
 
-def check_request(message: object, spec: dict) -> Request:
-    """Turn a decoded message into inputs; ValueError lists missing and unknown names, or names the value that is wrong."""
+def check_request(message: object, spec: dict, *, known: str | None = None) -> Request:
+    """Turn a decoded message into inputs; ValueError lists missing and unknown names, or names the value that is wrong.
+
+    `known`: the artifact's calibration id, where it is at hand (`calibration_id` takes a while).
+    """
     check_names(message, spec)
-    check_options(message, spec)
+    check_options(message, known or calibration_id(spec), spec)
     values = {"rgb": _stack(message, "images", spec), "depth_m": _stack(message, "depth_m", spec)}
     values |= {ours: _small(message[theirs], theirs) for theirs, ours in _VECTORS.items()}
     values |= _calibration(message, spec) | {"seed": np.asarray(message.get("seed", 0), np.uint32)}
@@ -108,7 +111,7 @@ def _compare_cameras(group: object, name: str, spec: dict) -> tuple[list[str], l
     return missing, [f"{name}/{str(camera)[:40]}" for camera in group if camera not in spec["cameras"]]
 
 
-def check_options(message: dict, spec: dict) -> None:
+def check_options(message: dict, known: str, spec: dict) -> None:
     """ValueError when prompt, seed, protocol version, request id, client time or calibration id is not acceptable."""
     if "prompt" in message:
         check_instruction(message["prompt"], spec)
@@ -124,7 +127,6 @@ def check_options(message: dict, spec: dict) -> None:
             found = repr(value)[:40] if isinstance(value, int | float | str) else type(value).__name__
             raise ValueError(f"{name} is {found}; expected a finite number or a printable string of at most 64 characters")
     _check_deadline(message.get("deadline_ms", 1))
-    known = calibration_id(spec)
     if "calibration" not in message and message.get("calibration_id") != known:
         raise ValueError(f"calibration_id is {str(message.get('calibration_id'))[:40]!r}, the artifact's is {known!r}; send `calibration`")
 
@@ -189,7 +191,7 @@ def _check_image(name: str, image: object, shape: tuple, expected: dict) -> None
         raise ValueError(f"'{name}' has shape {image.shape}, channels first; expected them last, {shape}: np.moveaxis(image, 0, -1)")
     if image.dtype != np.dtype(expected["dtype"]) or image.shape != shape:
         raise ValueError(f"'{name}' is {image.dtype} {image.shape}; expected {expected['dtype']} {shape}: {expected['unit']}")
-    if image.dtype == np.float32 and not np.isfinite(image).all():
+    if image.dtype == np.float32 and not np.isfinite(sum(bounds(image))):
         raise ValueError(f"'{name}' has {int((~np.isfinite(image)).sum())} values not finite; expected 0 where nothing was measured")
 
 

@@ -67,6 +67,7 @@ class PolicyServer:
         if settings.api_key is None and not is_loopback(settings.host):
             raise ValueError(f"host is {settings.host!r} and there is no API key; serve on 127.0.0.1 or pass an API key")
         self._spec, self._settings = policy.spec, settings
+        self._calibration_id = request.calibration_id(policy.spec)
         self._metadata = protocol.pack(request.metadata(policy.spec))
         self._pending = self._connections = 0
         self._ready = False
@@ -242,7 +243,7 @@ class PolicyServer:
 
     def _check(self, message: bytes) -> request.Request:
         """In a checker's thread: decode, and check every value."""
-        return request.check_request(protocol.unpack(message, self._settings.limits), self._spec)
+        return request.check_request(protocol.unpack(message, self._settings.limits), self._spec, known=self._calibration_id)
 
     async def _infer(self, asked: request.Request, started: float) -> Answer:
         """In the batch that comes next. Busy and Late name the request, since the connection stays and others may follow."""

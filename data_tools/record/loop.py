@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from clamp_jax.deploy import memory
 from clamp_jax.deploy.calibration import CellCalibration
 from clamp_jax.deploy.cameras import Cameras
 from clamp_jax.deploy.control import Clock
@@ -79,7 +80,7 @@ def record_episode(
     is commanded.
     """
     clock = clock or Clock()
-    with Watcher(cameras, settings.cameras, settings.calibration, clock=clock, hz=settings.images_hz) as watcher:
+    with memory.steady(), Watcher(cameras, settings.cameras, settings.calibration, clock=clock, hz=settings.images_hz) as watcher:
         _wait_for_images(robot, watcher, settings, clock)
         writer = EpisodeWriter(path, head_of(settings, int(path.stem)))
         start = clock.now()

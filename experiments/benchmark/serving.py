@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from websockets.asyncio.client import connect
 
-from clamp_jax.deploy import protocol
+from clamp_jax.deploy import memory, protocol
 from clamp_jax.structs import ACTION_DIM, HISTORY
 from experiments import serve
 
@@ -120,7 +120,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def load(url: str, clients: int, requests: int) -> Load:
     """Let clients ask for so many replies in all."""
-    return asyncio.run(_load(url, clients, requests))
+    with memory.steady():  # a client's pause is not the server's
+        return asyncio.run(_load(url, clients, requests))
 
 
 async def _load(url: str, clients: int, requests: int) -> Load:

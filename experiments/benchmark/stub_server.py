@@ -23,12 +23,12 @@ import numpy as np
 from websockets.asyncio.server import Response, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from clamp_jax.deploy import artifact, protocol, request
+from clamp_jax.deploy import artifact, memory, protocol, request
 from clamp_jax.deploy.server import PolicyServer, Settings
 from clamp_jax.geometry import aloha
 from clamp_jax.geometry.kinematics import aloha_calibration
 from clamp_jax.structs import CHUNK
-from experiments.serve import READY
+from experiments.serve import READY, run_server
 
 
 class Stub:
@@ -81,9 +81,9 @@ def main() -> None:
     logging.getLogger("websockets").setLevel(logging.ERROR)
     policy = Stub(args.size, args.first_ms / 1e3, args.eight_ms / 1e3)
     if args.kind == "plain":
-        asyncio.run(plain(policy, 0))
-    server = PolicyServer(policy, Settings(port=0))
-    asyncio.run(server.run(warm=artifact.example_inputs(policy.spec), ready=lambda url: print(READY + url, flush=True), signals=True))
+        with memory.steady():
+            asyncio.run(plain(policy, 0))
+    run_server(PolicyServer(policy, Settings(port=0)), artifact.example_inputs(policy.spec))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import asyncio
 import json
 import logging
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from clamp_jax.deploy.server import PolicyServer, Settings
 from clamp_jax.structs import CHUNK
-from experiments.serve import READY
+from experiments.serve import run_server
 
 MARKS = 400  # questions that are told apart; a robot knows them by its own clock too
 OTHER = 1.05  # the right gripper of a policy that must not be obeyed
@@ -60,8 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     policy = Told(json.loads(args.spec.read_text()), args.other)
-    server = PolicyServer(policy, Settings(port=args.port))
-    asyncio.run(server.run(warm=warm(policy.spec), ready=lambda url: print(READY + url, flush=True), signals=True))
+    run_server(PolicyServer(policy, Settings(port=args.port)), warm(policy.spec))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from clamp_jax.deploy import protocol
+from clamp_jax.deploy import memory, protocol
 from clamp_jax.deploy.robots import SLEEP, RobotLost, path_to
 from clamp_jax.deploy.robots.asking import Asked
 from clamp_jax.deploy.safety import Limits, aloha_limits
@@ -135,7 +135,8 @@ def _main(make_plant: Callable[..., Plant], arguments: dict, faults: Faults, com
     for serve, pipe in ((body.serve_commands, commands), (body.serve_cameras, cameras)):
         threading.Thread(target=_until_closed, args=(serve, pipe, body.ended), daemon=True).start()
     commands.send_bytes(protocol.pack({"ready": True}))
-    body.live()
+    with memory.steady():
+        body.live()
 
 
 def _until_closed(serve: Callable[[Connection], None], pipe: Connection, ended: threading.Event) -> None:
