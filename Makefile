@@ -43,6 +43,7 @@ client: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
+# With --dist loadfile a worker that takes the place of one that crashed gets nothing to do, and the run never ends.
 test: lint
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
