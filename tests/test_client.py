@@ -3,6 +3,7 @@
 import ast
 import socket
 import threading
+import zlib
 from pathlib import Path
 
 import deployed
@@ -27,6 +28,7 @@ def test_infer():
         assert client.connect()["instruction"] == deployed.INSTRUCTION
         reply = client.infer(deployed.message(), timeout_s=WAIT_S)
         np.testing.assert_array_equal(reply["actions"][7], deployed.HOME.astype(np.float32))
+        assert reply["checksum"] == zlib.crc32(reply["actions"].tobytes())
 
 
 def test_refused_requests_say_why_and_the_next_one_works():
@@ -96,6 +98,25 @@ def test_a_damaged_reply_is_no_reply(frame, told):
             with pytest.raises(Unavailable, match="is damaged"):
                 client.infer({"x": 1}, timeout_s=WAIT_S)
             assert len(count) == tries  # a fresh connection each time
+
+
+def test_a_bit_that_flips_in_the_actions_is_no_reply():
+    actions = np.linspace(-1, 1, 700, dtype=np.float32).reshape(50, 14)
+
+    def every_second(connection):
+        connection.send(pack({"protocol_version": 1}))
+        for number, message in enumerate(connection):
+            told = {"actions": actions, "checksum": zlib.crc32(actions.tobytes()), "request_id": unpack(message)["request_id"]}
+            data = bytearray(pack(told))
+            data[data.index(actions.tobytes()) + 1001] ^= 4 * (number % 2)
+            connection.send(bytes(data))
+
+    with raw(every_second) as (url, count), Client(url) as client:
+        for _ in range(2):
+            np.testing.assert_array_equal(client.infer({})["actions"], actions)
+            with pytest.raises(Unavailable, match="is damaged: its actions do not have its checksum"):
+                client.infer({})
+        assert len(count) == 2
 
 
 @pytest.mark.parametrize("word", ["busy", "late"])
@@ -269,4 +290,5 @@ def test_the_file_stands_alone_and_is_python_3_8():
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     others = {"numpy", "msgpack", "websockets"}
-    assert {n.split(".")[0] for n in names} - others <= {"__future__", "inspect", "re", "socket", "threading", "time", "contextlib"}
+    library = {"__future__", "inspect", "re", "socket", "threading", "time", "contextlib", "zlib"}
+    assert {n.split(".")[0] for n in names} - others <= library

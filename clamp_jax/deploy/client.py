@@ -17,6 +17,7 @@ import re
 import socket
 import threading
 import time
+import zlib
 
 import msgpack
 import numpy as np
@@ -33,6 +34,12 @@ _NOT_NOW = re.compile(r"[0-9a-f]{8}: (?:busy|late): request (\S+): ")  # texts a
 # websockets 15 and later send a robot's traffic through http_proxy if it is set, and give up a server whose first inference
 # compiles for 40 s (keep-alive pings). The deadlines here do that work. Older ones have neither.
 _OPTIONS = {name: None for name in ("proxy", "ping_interval") if name in inspect.signature(connect).parameters}
+
+
+def _check_sum(reply):
+    """ValueError when the actions are not those that the server sent; servers that send no checksum are believed."""
+    if "checksum" in reply and zlib.crc32(np.ascontiguousarray(reply["actions"]).tobytes()) != reply["checksum"]:
+        raise ValueError("its actions do not have its checksum")
 
 
 class Refused(RuntimeError):
@@ -191,6 +198,7 @@ class Client:
             reply = self._not_now(frame) if isinstance(frame, str) else _a_map(unpack(frame))
             if reply is not None and (not self._knows_ids() or reply.get("request_id") == self._next_id):
                 self._timeouts = 0
+                _check_sum(reply)
                 return reply
             self.discarded += 1
 

@@ -16,6 +16,7 @@ import secrets
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -235,7 +236,8 @@ class PolicyServer:
         logger.debug("answered", extra={"connection": talk.name, "total_ms": round(1e3 * total_s, 2), "batch": answer.batch})
         timing = talk.timing | {"infer_ms": 1e3 * answer.infer_s, "queue_ms": 1e3 * answer.queue_s, "batch": answer.batch}
         talk.timing["prev_total_ms"] = 1e3 * total_s
-        return protocol.pack({"actions": answer.actions, "server_timing": timing} | asked.echo)
+        checksum = zlib.crc32(answer.actions.tobytes())  # a bit that flips on the way is another command, and as valid
+        return protocol.pack({"actions": answer.actions, "checksum": checksum, "server_timing": timing} | asked.echo)
 
     def _count_pending(self, change: int) -> None:
         self._pending += change
