@@ -119,6 +119,20 @@ def test_a_bit_that_flips_in_the_actions_is_no_reply():
         assert len(count) == 2
 
 
+BELIEVED = {"foreign": ({}, {"checksum": "a1"}), "older": ({"protocol_version": 1}, {"request_id": 1})}
+
+
+@pytest.mark.parametrize(("told", "reply"), BELIEVED.values(), ids=BELIEVED)
+def test_a_server_that_knows_no_such_checksum_is_believed(told, reply):
+    def answers(connection):
+        connection.send(pack(told))
+        for _ in connection:
+            connection.send(pack({"actions": np.ones((50, 14), np.float32)} | reply))
+
+    with raw(answers) as (url, _), Client(url) as client:
+        assert (client.infer({}, timeout_s=WAIT_S)["actions"] == 1).all()
+
+
 @pytest.mark.parametrize("word", ["busy", "late"])
 @pytest.mark.parametrize("name", ["its own", "-"])
 def test_busy_and_late_leave_the_connection_open(word, name):
